@@ -1,0 +1,3 @@
+"""Sluice: reports over HTTP, on structured concurrency."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""The one place that knows all rooms: opens them in order, hands each what it needs, closes them in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import trio
+
+from app.flow.drain import DrainGate
+from app.flow.threads import ThreadPool
+from app.reports.catalogue import open_catalogue
+from app.reports.routes import reports_blueprint
+from app.reports.service import Reports
+from app.settings import Settings
+from app.storage.blobs import LocalBlobs, open_blobs
+from app.storage.database import Database
+from app.storage.mysql import open_mysql
+from app.storage.schema import check_schema
+from app.storage.sqlite import open_sqlite
+from app.web.application import build_application
+from app.web.asgi import AsgiApp
+from app.web.health import health_blueprint
+from app.web.index import index_blueprint
+from app.web.lifespan import Server
+
+
+@dataclass(frozen=True)
+class House:
+    """The rooms, open."""
+
+    database: Database
+    blobs: LocalBlobs
+    reports: Reports
+
+
+@asynccontextmanager
+async def open_house(settings: Settings) -> AsyncGenerator[House]:
+    """Opens the rooms; what has been opened is closed in reverse, also when a later one fails.
+
+    *Errors*: StartError, maybe within a group.
+    """
+    # Name look-ups run in Trio's own threads, of which there are 40 unless somebody says otherwise.
+    trio.to_thread.current_default_thread_limiter().total_tokens = settings.threads.io
+    blobs = await open_blobs(settings.reports.directory, ThreadPool("files", settings.threads.io))
+    async with open_database(settings) as database:
+        await check_schema(database)
+        async with open_catalogue(database) as catalogue:
+            yield House(database, blobs, Reports(catalogue, blobs))
+
+
+def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
+    """MySQL where one is named, else the embedded database."""
+    if settings.database.host is not None:
+        return open_mysql(settings.database)
+    return open_sqlite(settings.database.path, ThreadPool("database", settings.threads.io))
+
+
+@asynccontextmanager
+async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
+    """The HTTP application over an open house."""
+    async with open_house(settings) as house:
+        checks = {"database": house.database.ping, "reports": house.blobs.probe}
+        yield cast(
+            "AsgiApp",  # Quart's own types of scope and events are narrower than ASGI's
+            build_application(index_blueprint(), reports_blueprint(house.reports), health_blueprint(checks, gate)),
+        )
+
+
+def build_server(settings: Settings, gate: DrainGate) -> Server:
+    """The ASGI application, its rooms still closed."""
+    return Server(partial(open_application, settings, gate), gate, settings.server.request_deadline)

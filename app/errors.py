@@ -1,0 +1,118 @@
+"""The error families of Sluice, in the caller's terms.
+
+Each HTTP-facing error carries its problem type (RFC 9457): a stable name, a status and a title. What an error
+says in ``detail`` goes to the client; ``internal`` goes to the log only. Foreign exceptions (drivers, the operating
+system) are mapped to these in the one adapter that meets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class SluiceError(Exception):
+    """An error with an HTTP answer.
+
+    detail: what went wrong and where, for the client.
+    retry_after: seconds after which a retry makes sense, or None.
+    headers: further response headers that the answer needs, such as ``Content-Range`` or ``Allow``.
+    members: further members of the problem document (RFC 9457 3.2).
+    internal: what only the log may say, such as a path.
+    """
+
+    name: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal server error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+        internal: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+        self.headers: Mapping[str, str] = headers or {}
+        self.members: Mapping[str, object] = members or {}
+        self.internal = internal
+
+
+# -- the client's mistakes ---------------------------------------------------------------------------------------------
+
+
+class BadRequest(SluiceError):
+    name, status, title = "bad-request", 400, "Bad request"
+
+
+class BadDeadline(BadRequest):
+    name, title = "bad-deadline", "Bad deadline"
+
+
+class BadUserId(BadRequest):
+    name, title = "bad-user-id", "Bad user id"
+
+
+class NotFound(SluiceError):
+    name, status, title = "not-found", 404, "Not found"
+
+
+class ReportNotFound(NotFound):
+    name, title = "report-not-found", "Report not found"
+
+
+class MethodNotAllowed(SluiceError):
+    name, status, title = "method-not-allowed", 405, "Method not allowed"
+
+
+class PreconditionFailed(SluiceError):
+    name, status, title = "precondition-failed", 412, "Precondition failed"
+
+
+class RangeNotSatisfiable(SluiceError):
+    name, status, title = "range-not-satisfiable", 416, "Range not satisfiable"
+
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+
+
+class ReportUnreadable(SluiceError):
+    name, status, title = "report-unreadable", 500, "Report unreadable"
+
+
+class QueryFailed(SluiceError):
+    """The database understood us and said no: our SQL, or data that a column refuses. Not a matter of time."""
+
+
+# -- overloaded, away or too late --------------------------------------------------------------------------------------
+
+
+class DatabaseUnavailable(SluiceError):
+    name, status, title = "database-unavailable", 503, "Database unavailable"
+
+
+class ShuttingDown(SluiceError):
+    name, status, title = "shutting-down", 503, "Shutting down"
+
+
+class NotReady(SluiceError):
+    name, status, title = "not-ready", 503, "Not ready"
+
+
+class DeadlineExceeded(SluiceError):
+    name, status, title = "deadline", 504, "Deadline exceeded"
+
+
+# -- before there is a client ------------------------------------------------------------------------------------------
+
+
+class StartError(Exception):
+    """The start cannot go on. ``lines`` say why, each in one line of words for an operator, without traceback."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines

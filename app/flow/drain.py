@@ -1,0 +1,81 @@
+"""The drain at shutdown: running requests finish in time, what is left is cut, and both are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from app.flow.request import RequestScope
+
+
+@dataclass(frozen=True)
+class DrainStatistics:
+    """running: requests now. finished, cut: how those ended that ended since the drain began."""
+
+    draining: bool
+    running: int
+    finished: int
+    cut: int
+
+
+class DrainGate:
+    """Every running request of a process, and the two signals of its end: please finish, and enough.
+
+    Bound: one entry for each running request; their number is bounded by that of the connections.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, RequestScope] = {}
+        self._idle = trio.Event()
+        self._draining = trio.Event()
+        self._over = trio.Event()
+        self._finished = 0
+        self._cut = 0
+
+    @contextmanager
+    def running(self, request: RequestScope) -> Generator[None]:
+        """Counts ``request`` as running for as long as the context lasts; after `cut` it is cancelled at once."""
+        self._running[id(request)] = request
+        if self._over.is_set():
+            request.cancel("shutdown")
+        try:
+            yield
+        finally:
+            del self._running[id(request)]
+            if self._draining.is_set():
+                self._cut += request.reason == "shutdown"
+                self._finished += request.reason != "shutdown"
+            if not self._running:
+                self._idle.set()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    def start(self) -> None:
+        """Not ready any more, and answers ask their clients to leave; requests still come and are served."""
+        self._draining.set()
+
+    def cut(self) -> None:
+        """Cancels every running request, for the reason ``shutdown``."""
+        self._over.set()
+        for request in self._running.values():
+            request.cancel("shutdown")
+
+    async def wait_started(self) -> None:
+        await self._draining.wait()
+
+    async def wait_cut(self) -> None:
+        await self._over.wait()
+
+    async def wait_idle(self) -> None:
+        """Returns when no request runs. *Cancellation*: harmless."""
+        while self._running:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def statistics(self) -> DrainStatistics:
+        return DrainStatistics(self.draining, len(self._running), self._finished, self._cut)

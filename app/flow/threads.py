@@ -1,0 +1,90 @@
+"""Blocking calls in threads, under named limits, and ended with their request where the call can be interrupted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+
+@dataclass(frozen=True)
+class ThreadStatistics:
+    """name: of the pool. size: threads at most. busy: in use now. waiting: calls that wait for a thread."""
+
+    name: str
+    size: int
+    busy: int
+    waiting: int
+
+
+class ThreadPool:
+    """At most ``size`` threads for one kind of blocking call.
+
+    Bound: ``size`` threads; a call past it waits, in order, until it gets one or is cancelled.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._limiter = trio.CapacityLimiter(size)
+
+    async def run[T](self, call: Callable[[], T]) -> T:
+        """``call()`` in a thread.
+
+        *Cancellation*: while waiting for a thread, at once. Once the call runs it is waited for: use this for calls
+        that end soon by themselves, so that none outlives the request that started it.
+        """
+        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+
+    async def run_interruptible[T](self, call: Callable[[], T], interrupt: Callable[[], object]) -> T:
+        """``call()`` in a thread, ended by ``interrupt()`` when the caller is cancelled.
+
+        interrupt: makes a running ``call`` raise soon; harmless, and possibly lost, when called at any other moment,
+            which is why it is repeated until the call has ended.
+
+        *Cancellation*: at once while the call has not begun, and it then never begins; otherwise as soon as the
+        interrupted call has ended. The result of a call that ended in spite of it is dropped.
+        """
+        job = _Job()
+        try:
+            return await trio.to_thread.run_sync(partial(job.run, call), limiter=self._limiter, abandon_on_cancel=True)
+        except trio.Cancelled:
+            if job.withdraw():
+                with trio.CancelScope(shield=True):
+                    while not job.ended:
+                        interrupt()
+                        await trio.sleep(0.002)
+            raise
+
+    def statistics(self) -> ThreadStatistics:
+        state = self._limiter.statistics()
+        return ThreadStatistics(self._name, int(state.total_tokens), state.borrowed_tokens, state.tasks_waiting)
+
+
+class _Job:
+    """One call in a thread that its caller may give up: it is either withdrawn before it begins, or begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun = False
+        self._withdrawn = False
+        self.ended = False
+
+    def run[T](self, call: Callable[[], T]) -> T:
+        with self._lock:
+            if self._withdrawn:
+                # The caller has left; nobody sees this.
+                raise trio.ClosedResourceError("the caller left before the call began")
+            self._begun = True
+        try:
+            return call()
+        finally:
+            self.ended = True
+
+    def withdraw(self) -> bool:
+        """Keeps the call from beginning; True where it already began."""
+        with self._lock:
+            self._withdrawn = True
+            return self._begun

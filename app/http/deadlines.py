@@ -1,0 +1,24 @@
+"""``Sluice-Deadline: SECONDS``: how long a client is willing to wait for the whole of its answer."""
+
+from __future__ import annotations
+
+import re
+
+from app.errors import BadDeadline
+
+_DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+
+
+def parse_deadline(field: bytes | None) -> float | None:
+    """Seconds, or None where the client names none.
+
+    Errors: BadDeadline unless the value is a finite decimal above 0.
+    """
+    if field is None:
+        return None
+    text = field.strip()
+    seconds = float(text) if _DECIMAL.fullmatch(text) else 0.0
+    if not 0.0 < seconds < float("inf"):
+        shown = text[:40].decode("latin-1")
+        raise BadDeadline(f"Sluice-Deadline: {shown!r} is not a number of seconds above 0, such as 2.5")
+    return seconds

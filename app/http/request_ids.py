@@ -1,0 +1,46 @@
+"""Who a request is: ``X-Request-Id``, and the trace it belongs to (W3C Trace Context)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(
+    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
+)
+
+
+def request_id(given: bytes | None) -> str:
+    """The client's id where it is 1–64 of ``[A-Za-z0-9._-]``, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One hop of a distributed trace: the caller's trace, with a span of our own."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    flags: str
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def continue_trace(traceparent: bytes | None) -> Trace | None:
+    """The trace that ``traceparent`` names, continued by a new span; None without a valid one (Trace Context 3.2)."""
+    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent.strip())
+    if match is None or match["version"] == b"ff" or (match["version"] == b"00" and match["more"]):
+        return None
+    trace, span = match["trace"].decode(), match["span"].decode()
+    if not trace.strip("0") or not span.strip("0"):
+        return None
+    # Of the flags only "sampled" is known to version 00; the others are not passed on (3.2.2.5.2).
+    sampled = int(match["flags"], 16) & 1
+    return Trace(trace, secrets.token_hex(8), span, f"{sampled:02x}")

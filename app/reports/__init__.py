@@ -1,0 +1,1 @@
+"""Reports: stored, found by user, and served."""

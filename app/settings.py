@@ -1,0 +1,246 @@
+"""Settings: the environment (or a ``.env`` file) as one frozen dataclass per room, validated before anything starts.
+
+All mistakes are told at once, one line each: the variable, the value and what is allowed. Secrets are masked wherever
+a settings object is printed. An unknown ``SLUICE_*`` name is a mistake too, told with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from app.errors import StartError
+
+_DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"": 1.0, "B": 1.0} | {f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)}
+_QUANTITY = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)\s*")
+_WHOLE = re.compile(r"[0-9]{1,9}")
+_MASK = "********"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The listening socket and its time limits, in seconds."""
+
+    host: str
+    port: int
+    idle_timeout: float
+    stall_timeout: float
+    request_deadline: float
+    drain_delay: float
+    drain_timeout: float
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """Where rows are kept: MySQL when ``host`` is given, else the embedded SQLite at ``path``."""
+
+    host: str | None
+    port: int
+    user: str
+    password: str = field(repr=False)
+    name: str
+    tls_ca: Path | None
+    pool: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class ReportsSettings:
+    """The only folder that reports are read from."""
+
+    directory: Path
+
+
+@dataclass(frozen=True)
+class ThreadSettings:
+    """Threads for blocking calls (files, SQLite, name look-ups), at most."""
+
+    io: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one process of Sluice runs on; each room gets its own part."""
+
+    server: ServerSettings
+    database: DatabaseSettings
+    reports: ReportsSettings
+    threads: ThreadSettings
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: what it means, its default as it would be written, and whether it is a secret."""
+
+    name: str
+    meaning: str
+    default: str
+    secret: bool = False
+    alias: str | None = None
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("HOST", "address to listen on", "127.0.0.1"),
+    Variable("PORT", "port to listen on; 0 picks a free one", "3000"),
+    Variable("DB_HOST", "MySQL server; without it the embedded database is used", ""),
+    Variable("DB_PORT", "its port", "3306"),
+    Variable("DB_USER", "its user", ""),
+    Variable("DB_PASS", "its password", "", secret=True),
+    Variable("DB_NAME", "its database", ""),
+    Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
+    Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
+    Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
+    Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
+    Variable(
+        "SLUICE_IO_THREADS",
+        "threads for file I/O, the embedded database and name look-ups, at most",
+        "8",
+        alias="UV_THREADPOOL_SIZE",
+    ),
+    Variable("SLUICE_IDLE_TIMEOUT", "keep-alive connection without a request", "75s"),
+    Variable("SLUICE_STALL_TIMEOUT", "no byte moved while we wait on the peer", "30s"),
+    Variable("SLUICE_REQUEST_DEADLINE", "a request's whole time; transfers that keep moving are exempt", "60s"),
+    Variable("SLUICE_DRAIN_DELAY", "not ready, but still accepting, so that load balancers notice", "0s"),
+    Variable("SLUICE_DRAIN_TIMEOUT", "what running requests get at shutdown", "30s"),
+)
+_DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
+
+
+def read_environment(directory: Path | None = None) -> dict[str, str]:
+    """The process environment over the ``.env`` file of ``directory`` (by default the current one).
+
+    Errors: StartError when the file is there and cannot be read.
+    """
+    path = (directory or Path()) / ".env"
+    try:
+        values = dotenv_values(path) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{path}: cannot be read: {error}") from error
+    return {name: value for name, value in values.items() if value is not None} | dict(os.environ)
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from ``environment`` (by default `read_environment`). An empty value counts as not given.
+
+    Errors: StartError with one line for each mistake.
+    """
+    return _Reader(read_environment() if environment is None else environment).settings()
+
+
+def describe(settings: Settings) -> list[str]:
+    """``room.name = value`` lines, secrets masked; for ``python -m app check``."""
+    return [
+        f"{room}.{name} = {_MASK if not spec.repr and value else value}"
+        for room, part in vars(settings).items()
+        for name, spec in part.__dataclass_fields__.items()
+        for value in [getattr(part, name)]
+    ]
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes, from a number with an optional unit (``B KiB MiB GiB TiB``); None where it is no such thing."""
+    size = _quantity(text, _BYTES)
+    return None if size is None else int(size)
+
+
+class _Reader:
+    """One pass over an environment: values by name, mistakes collected rather than raised."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        self._mistakes: list[str] = []
+
+    def settings(self) -> Settings:
+        self._refuse_unknown()
+        server = ServerSettings(
+            host=self._text("HOST"),
+            port=self._whole("PORT", 0, 65535),
+            idle_timeout=self._seconds("SLUICE_IDLE_TIMEOUT", least=0.001),
+            stall_timeout=self._seconds("SLUICE_STALL_TIMEOUT", least=0.001),
+            request_deadline=self._seconds("SLUICE_REQUEST_DEADLINE", least=0.001),
+            drain_delay=self._seconds("SLUICE_DRAIN_DELAY", least=0.0),
+            drain_timeout=self._seconds("SLUICE_DRAIN_TIMEOUT", least=0.0),
+        )
+        data = Path(self._text("SLUICE_DATA_DIR"))
+        reports = self._given.get("SLUICE_REPORTS_DIR")
+        settings = Settings(
+            server=server,
+            database=self._database(data),
+            reports=ReportsSettings(directory=Path(reports) if reports else data / "reports"),
+            threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 512)),
+        )
+        if self._mistakes:
+            raise StartError(*self._mistakes)
+        return settings
+
+    def _database(self, data: Path) -> DatabaseSettings:
+        host = self._given.get("DB_HOST")
+        ca = self._given.get("DB_TLS_CA")
+        if host:
+            self._mistakes += [f"{name}: is needed when DB_HOST is set" for name in self._missing("DB_USER", "DB_NAME")]
+            if ca and not Path(ca).is_file():
+                self._mistakes.append(f"DB_TLS_CA: {ca!r} is not allowed: a PEM file that exists")
+        return DatabaseSettings(
+            host=host,
+            port=self._whole("DB_PORT", 1, 65535),
+            user=self._text("DB_USER"),
+            password=self._text("DB_PASS"),
+            name=self._text("DB_NAME"),
+            tls_ca=Path(ca) if ca else None,
+            pool=self._whole("SLUICE_DB_POOL", 1, 1000),
+            path=data / "sluice.db",
+        )
+
+    def _missing(self, *names: str) -> list[str]:
+        return [name for name in names if name not in self._given]
+
+    def _refuse_unknown(self) -> None:
+        for name in sorted(self._given):
+            if name.startswith("SLUICE_") and name not in _DEFAULTS:
+                known = [known for known in _DEFAULTS if known.startswith("SLUICE_")]
+                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                self._mistakes.append(f"{name}: is not a setting of Sluice; did you mean {nearest}?")
+
+    def _text(self, name: str) -> str:
+        return self._given.get(name, _DEFAULTS[name])
+
+    def _named(self, name: str) -> tuple[str, str]:
+        """The name under which a value was given (its own, or its alias), and that value."""
+        alias = next((variable.alias for variable in VARIABLES if variable.name == name), None)
+        if name not in self._given and alias and alias in self._given:
+            return alias, self._given[alias]
+        return name, self._text(name)
+
+    def _whole(self, name: str, least: int, most: int) -> int:
+        name, text = self._named(name)
+        if _WHOLE.fullmatch(text) and least <= int(text) <= most:
+            return int(text)
+        return self._refuse(name, text, f"a whole number from {least} to {most}", least)
+
+    def _seconds(self, name: str, *, least: float) -> float:
+        name, text = self._named(name)
+        seconds = _quantity(text, _DURATIONS)
+        if seconds is not None and seconds >= least:
+            return seconds
+        what = "a time of 0 or more" if least == 0 else "a time above 0"
+        return self._refuse(name, text, f"{what}, such as 30, 30s, 500ms or 2min", least)
+
+    def _refuse[T](self, name: str, text: str, allowed: str, stand_in: T) -> T:
+        self._mistakes.append(f"{name}: {text!r} is not allowed: {allowed}")
+        return stand_in
+
+
+def _quantity(text: str, units: Mapping[str, float]) -> float | None:
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match["unit"] not in units:
+        return None
+    value = float(match["number"]) * units[match["unit"]]
+    return value if math.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""Look-ups by key that arrive together share one query."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from app.errors import DatabaseUnavailable, SluiceError
+
+_MOST_KEYS = 256
+_FLIGHTS = 2
+
+type FetchMany[V] = Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]
+
+
+@asynccontextmanager
+async def open_lookup[V](fetch_many: FetchMany[V]) -> AsyncGenerator[Lookup[V]]:
+    """Look-ups that live as long as the block; ``fetch_many`` answers for many keys with one query."""
+    async with trio.open_nursery() as nursery:
+        yield Lookup(fetch_many, nursery)
+        nursery.cancel_scope.cancel()
+
+
+@dataclass(frozen=True)
+class LookupStatistics:
+    """waiting: callers now. queries, keys: since the start; their ratio is how many look-ups share a query."""
+
+    waiting: int
+    queries: int
+    keys: int
+
+
+@dataclass
+class _Batch[V]:
+    """Keys that go into one query, and what came back for each."""
+
+    waiting: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+    found: dict[str, V] = field(default_factory=dict[str, V])
+    failed: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    keys: dict[str, None] = field(default_factory=dict[str, None])
+
+
+class Lookup[V]:
+    """Shares queries between the look-ups that wait at the same moment.
+
+    A query starts when one of `_FLIGHTS` is free, and takes all keys that have arrived by then: alone, a look-up never
+    waits for company, and under load the queries grow instead of the queue. A look-up never joins a query that has
+    started, so that it sees every change that was committed before it asked.
+
+    Bound: `_MOST_KEYS` keys a query, `_FLIGHTS` queries at once; those who wait are requests, bounded elsewhere.
+    *Cancellation*: of one look-up leaves the others alone; the query is ended with the last that waits for it.
+    *Errors*: a key that makes its query fail fails alone (the query is halved until it stands by itself); what says
+    nothing about a key, such as DatabaseUnavailable, is raised to all that waited for that query.
+    """
+
+    def __init__(self, fetch_many: FetchMany[V], nursery: trio.Nursery) -> None:
+        self._fetch_many = fetch_many
+        self._nursery = nursery
+        self._pending: list[_Batch[V]] = []
+        self._flying = 0
+        self._waiting = 0
+        self._queries = 0
+        self._keys = 0
+
+    async def get(self, key: str) -> V | None:
+        """The value of ``key``, or None where there is none."""
+        batch = self._join(key)
+        batch.waiting += 1
+        self._waiting += 1
+        try:
+            await batch.done.wait()
+        finally:
+            self._waiting -= 1
+            batch.waiting -= 1
+            if not batch.waiting:
+                self._abandon(batch)
+        if key in batch.failed:
+            # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.
+            raise _own(batch.failed[key])
+        return batch.found.get(key)
+
+    def statistics(self) -> LookupStatistics:
+        return LookupStatistics(self._waiting, self._queries, self._keys)
+
+    def _join(self, key: str) -> _Batch[V]:
+        for batch in self._pending:
+            if key in batch.keys or len(batch.keys) < _MOST_KEYS:
+                batch.keys[key] = None
+                return batch
+        batch = _Batch[V]()
+        batch.keys[key] = None
+        self._pending.append(batch)
+        if self._flying < _FLIGHTS:
+            self._flying += 1
+            self._nursery.start_soon(self._fly)
+        return batch
+
+    def _abandon(self, batch: _Batch[V]) -> None:
+        if batch in self._pending:
+            self._pending.remove(batch)
+        batch.scope.cancel()
+
+    async def _fly(self) -> None:
+        """Runs batches until none is pending."""
+        try:
+            while self._pending:
+                batch = self._pending.pop(0)
+                with batch.scope:
+                    await self._fetch(batch, list(batch.keys))
+                batch.done.set()
+        finally:
+            self._flying -= 1
+
+    async def _fetch(self, batch: _Batch[V], keys: list[str]) -> None:
+        self._queries += 1
+        self._keys += len(keys)
+        try:
+            batch.found.update(await self._fetch_many(keys))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it goes to those who asked
+            if len(keys) == 1 or isinstance(error, DatabaseUnavailable):
+                batch.failed.update(dict.fromkeys(keys, error))
+                return
+            middle = len(keys) // 2
+            await self._fetch(batch, keys[:middle])
+            await self._fetch(batch, keys[middle:])
+
+
+def _own(error: Exception) -> Exception:
+    if isinstance(error, SluiceError):
+        own = type(error)(
+            error.detail,
+            retry_after=error.retry_after,
+            headers=error.headers,
+            members=error.members,
+            internal=error.internal,
+        )
+    else:
+        own = RuntimeError(f"the shared query failed: {error!r}")
+    own.__cause__ = error
+    return own

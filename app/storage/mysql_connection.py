@@ -1,0 +1,204 @@
+"""One connection to MySQL: the only file that knows trio-mysql, its private parts included, and its errors."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, cast
+
+import trio
+import trio_mysql.connections  # pyright: ignore[reportMissingTypeStubs]
+import trio_mysql.cursors  # pyright: ignore[reportMissingTypeStubs]
+from trio_mysql import err  # pyright: ignore[reportMissingTypeStubs]
+from trio_mysql.constants import CLIENT, CR, ER  # pyright: ignore[reportMissingTypeStubs]
+
+from app.errors import DatabaseUnavailable, QueryFailed
+from app.settings import DatabaseSettings
+from app.storage.database import Rows, Scalar
+
+CONNECT_SECONDS = 5.0
+_QUIT_SECONDS = 0.5
+_UNAVAILABLE = "the database cannot be asked now"
+
+# What the server says when time, not the statement, is the matter: full, stopping, locked, interrupted.
+_PASSING_CODES = {
+    ER.CON_COUNT_ERROR,
+    ER.TOO_MANY_USER_CONNECTIONS,
+    ER.SERVER_SHUTDOWN,
+    ER.LOCK_WAIT_TIMEOUT,
+    ER.LOCK_DEADLOCK,
+    ER.QUERY_INTERRUPTED,
+    1927,  # MariaDB: connection was killed
+    1969,  # MariaDB: max_statement_time exceeded
+    3024,  # MySQL: max_execution_time exceeded
+}
+# What it says when it does not let us in: an operator has to act.
+_REFUSAL_CODES = {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, 1698}
+
+
+class _Driver(trio_mysql.connections.Connection):  # pyright: ignore[reportUntypedBaseClass]
+    """The driver, which otherwise goes on in clear text where a server does not offer the TLS that was asked for."""
+
+    async def _request_authentication(self) -> None:
+        self_: Any = self
+        if self_.ssl and not self_.server_capabilities & CLIENT.SSL:
+            raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
+        await super()._request_authentication()  # pyright: ignore[reportUnknownMemberType]
+
+
+class _Cursor(trio_mysql.cursors.Cursor):  # pyright: ignore[reportUntypedBaseClass]
+    # Otherwise a statement with warnings costs a second one that fetches them, for Python's warnings.
+    _defer_warnings = True
+
+
+class _StreamingCursor(trio_mysql.cursors.SSCursor):  # pyright: ignore[reportUntypedBaseClass]
+    _defer_warnings = True
+
+
+class MysqlConnection:
+    """A connection used by one task at a time.
+
+    thread_id: how the server calls it. opened: when, in Trio's time.
+    running: a statement was sent, and its answer has not been read to the end: true after a cancellation, a loss, or
+        a stream that was left early. Such a connection is of no more use.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.thread_id: int = raw.thread_id()
+        self.opened = trio.current_time()
+        self.running = False
+
+    async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
+        with self._statement():
+            cursor = self._raw.cursor(_Cursor)
+            await cursor.execute(_placeholders(sql), tuple(parameters))
+            rows = list(await cursor.fetchall())
+        return cast("Rows", rows)
+
+    async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
+        with self._statement():
+            return cast("int", await self._raw.cursor(_Cursor).execute(_placeholders(sql), tuple(parameters)))
+
+    async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> Callable[[int], Any]:
+        """Starts a query whose rows stay on the server; returns an async ``fetchmany(size)``."""
+        cursor = self._raw.cursor(_StreamingCursor)
+        self.running = True
+        with _mapped_errors():
+            await cursor.execute(_placeholders(sql), tuple(parameters))
+        return cursor.fetchmany
+
+    async def next_batch(self, fetchmany: Callable[[int], Any], size: int) -> Rows:
+        """The next rows; none at the end, where the connection is of use again."""
+        with _mapped_errors():
+            rows = cast("Rows", list(await fetchmany(size)))
+        if not rows:
+            self.running = False
+        return rows
+
+    def is_alive(self) -> bool:
+        """Whether an idle connection looks sound: nothing to read, not even the end that a closing server leaves."""
+        try:
+            return not _socket_of(self._raw._sock).is_readable()
+        except (OSError, ValueError, AttributeError):
+            return False  # closed on our side
+
+    async def aclose(self) -> None:
+        """Says goodbye, for `_QUIT_SECONDS` at most, and closes. *Cancellation*: closes at once."""
+        try:
+            with trio.move_on_after(_QUIT_SECONDS):
+                await self._raw.aclose()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the socket at once; idempotent."""
+        result = self._raw._result
+        if result is not None and result.unbuffered_active:
+            # Otherwise the driver raises from a finalizer.
+            result.unbuffered_active = False
+            result.connection = None
+        stream, self._raw._sock = self._raw._sock, None
+        self._raw._closed = True
+        if stream is not None:
+            _socket_of(stream).close()
+
+    @contextmanager
+    def _statement(self) -> Generator[None]:
+        self.running = True
+        try:
+            with _mapped_errors():
+                yield
+        except QueryFailed:
+            self.running = False
+            raise
+        self.running = False
+
+
+async def connect(settings: DatabaseSettings, tls: ssl.SSLContext | None) -> MysqlConnection:
+    """A new connection, in autocommit mode and UTF-8.
+
+    *Cancellation*: leaves nothing open. *Errors*: DatabaseUnavailable, with the reason in ``internal``, where the
+    server is away, full, or refuses us; also after `CONNECT_SECONDS`.
+    """
+    raw: Any = _Driver(
+        host=settings.host,
+        port=settings.port,
+        user=settings.user,
+        # The driver would encode a text as Latin-1.
+        password=cast("Any", settings.password.encode()),
+        database=settings.name,
+        charset="utf8mb4",
+        use_unicode=True,
+        autocommit=True,
+        ssl=tls,
+        program_name="sluice",
+    )
+    with trio.move_on_after(CONNECT_SECONDS), _mapped_errors():
+        # The driver leaks the socket of a failed connect; so the socket is ours.
+        stream = await trio.open_tcp_stream(cast("str", settings.host), settings.port)
+        try:
+            await raw.connect(sock=stream)
+        except BaseException:
+            stream.socket.close()
+            raise
+        return MysqlConnection(raw)
+    raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"no connection within {CONNECT_SECONDS:g} s")
+
+
+def tls_context(settings: DatabaseSettings) -> ssl.SSLContext | None:
+    """Certificates and host name are verified against the given authority; None where no authority is given."""
+    return None if settings.tls_ca is None else ssl.create_default_context(cafile=str(settings.tls_ca))
+
+
+@lru_cache(maxsize=1024)
+def _placeholders(sql: str) -> str:
+    return sql.replace("%", "%%").replace("?", "%s")
+
+
+@contextmanager
+def _mapped_errors() -> Generator[None]:
+    try:
+        yield
+    except err.MySQLError as error:
+        raise _translated(error) from error
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"connection lost: {error}") from error
+
+
+def _translated(error: Exception) -> DatabaseUnavailable | QueryFailed:
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else None
+    words = ": ".join(str(arg) for arg in error.args) or type(error).__name__
+    # Client codes are 2000 to 2999: no answer came. Without a code the driver itself found the connection unusable.
+    if code is None or 2000 <= code < 3000 or code in _PASSING_CODES:
+        return DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=words)
+    if code in _REFUSAL_CODES:
+        return DatabaseUnavailable(_UNAVAILABLE, retry_after=5, internal=f"refused: {words}")
+    return QueryFailed("the database refused a statement", internal=words)
+
+
+def _socket_of(stream: Any) -> trio.socket.SocketType:
+    """The socket below a clear or a TLS stream."""
+    return getattr(stream, "transport_stream", stream).socket

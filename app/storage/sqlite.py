@@ -1,0 +1,252 @@
+"""The embedded database: SQLite in write-ahead mode, in bounded threads; one writer, several readers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from app.errors import DatabaseUnavailable, QueryFailed, StartError
+from app.flow.threads import ThreadPool
+from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
+
+_READERS = 4
+# How long a thread may sleep in SQLite while another process holds a lock. That sleep cannot be interrupted, so it is
+# short; the waiting proper is done in Trio, where it can be cancelled.
+_BUSY_SECONDS = 0.02
+_WRITE_LOCK_SECONDS = 30.0
+_BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@asynccontextmanager
+async def open_sqlite(path: Path, threads: ThreadPool) -> AsyncGenerator[SqliteDatabase]:
+    """The database at ``path``, which must exist (``python -m app migrate`` makes it).
+
+    Errors: StartError where the file is missing or is no database.
+    """
+    database = SqliteDatabase(path, threads)
+    if not await threads.run(path.is_file):
+        raise StartError(f"the embedded database {path} does not exist: run `python -m app migrate`")
+    try:
+        await database.ping()
+    except (DatabaseUnavailable, QueryFailed) as error:
+        raise StartError(f"the embedded database {path} cannot be read: {error.internal or error.detail}") from error
+    try:
+        yield database
+    finally:
+        with trio.CancelScope(shield=True):
+            await database.aclose()
+
+
+class SqliteDatabase:
+    """`Database` over one SQLite file.
+
+    Bound: `_READERS` reading connections and one that writes; callers past them wait in order.
+    """
+
+    dialect: Literal["mysql", "sqlite"] = "sqlite"
+
+    def __init__(self, path: Path, threads: ThreadPool) -> None:
+        self._threads = threads
+        self._readers = _Connections(path, threads, _READERS)
+        self._writer = _Connections(path, threads, 1)
+
+    async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
+        async with self._readers.lend() as connection:
+            return await connection.fetch(sql, parameters)
+
+    async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
+        async with self.transaction() as transaction:
+            return await transaction.execute(sql, parameters)
+
+    @asynccontextmanager
+    async def stream(
+        self, sql: str, parameters: Sequence[Scalar] = (), *, batch: int = 500
+    ) -> AsyncGenerator[AsyncIterator[Rows]]:
+        async with self._readers.lend() as connection:
+            cursor = await connection.open_cursor(sql, parameters)
+            try:
+                async with aclosing(connection.batches(cursor, batch)) as batches:
+                    yield batches
+            finally:
+                cursor.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[_Connection]:
+        async with self._writer.lend() as connection:
+            await connection.begin()
+            try:
+                yield connection
+                await connection.call(lambda raw: raw.execute("COMMIT"))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await connection.call(_roll_back)
+                raise
+
+    async def ping(self) -> None:
+        await self.fetch("SELECT count(*) FROM sqlite_schema")
+
+    def statistics(self) -> DatabaseStatistics:
+        readers, writer = self._readers, self._writer
+        return DatabaseStatistics(
+            size=readers.size + writer.size,
+            open=readers.opened + writer.opened,
+            idle=len(readers.idle) + len(writer.idle),
+            waiting=readers.waiting + writer.waiting,
+            opened=readers.opened + writer.opened,
+            discarded=0,
+            killed=readers.interrupted + writer.interrupted,
+        )
+
+    async def aclose(self) -> None:
+        for connection in [*self._readers.idle, *self._writer.idle]:
+            await self._threads.run(connection.close)
+
+
+class _Connections:
+    """At most ``size`` connections, opened when first needed and lent in order."""
+
+    def __init__(self, path: Path, threads: ThreadPool, size: int) -> None:
+        self.size = size
+        self.idle: list[_Connection] = []
+        self.opened = 0
+        self.interrupted = 0
+        self._path = path
+        self._threads = threads
+        self._permits = trio.Semaphore(size, max_value=size)
+
+    @property
+    def waiting(self) -> int:
+        return self._permits.statistics().tasks_waiting
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncGenerator[_Connection]:
+        async with self._permits:
+            connection = self.idle.pop() if self.idle else await self._open()
+            try:
+                yield connection
+            finally:
+                self.idle.append(connection)
+
+    async def _open(self) -> _Connection:
+        try:
+            raw = await self._threads.run(partial(_connect, self._path))
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+        self.opened += 1
+        return _Connection(raw, self._threads, self._count_interruption)
+
+    def _count_interruption(self) -> None:
+        self.interrupted += 1
+
+
+class _Connection:
+    """One SQLite connection, used by one task at a time; inside a transaction it is the `Transaction`."""
+
+    def __init__(self, raw: sqlite3.Connection, threads: ThreadPool, on_interruption: Callable[[], None]) -> None:
+        self._raw = raw
+        self._threads = threads
+        self._on_interruption = on_interruption
+
+    async def call[T](self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """``work(connection)`` in a thread; cancelling it interrupts the statement."""
+        try:
+            return await self._threads.run_interruptible(partial(work, self._raw), self._raw.interrupt)
+        except trio.Cancelled:
+            self._on_interruption()
+            raise
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+    async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
+        def work(raw: sqlite3.Connection) -> Rows:
+            return raw.execute(sql, tuple(parameters)).fetchall()
+
+        return await self.call(work)
+
+    async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
+        def work(raw: sqlite3.Connection) -> int:
+            return raw.execute(sql, tuple(parameters)).rowcount
+
+        return await self.call(work)
+
+    async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> sqlite3.Cursor:
+        def work(raw: sqlite3.Connection) -> sqlite3.Cursor:
+            return raw.execute(sql, tuple(parameters))
+
+        return await self.call(work)
+
+    async def batches(self, cursor: sqlite3.Cursor, size: int) -> AsyncGenerator[Rows]:
+        def work(_raw: sqlite3.Connection) -> list[Row]:
+            return cursor.fetchmany(size)
+
+        while rows := await self.call(work):
+            yield rows
+
+    async def begin(self) -> None:
+        """Takes the write lock, also against other processes, waiting up to `_WRITE_LOCK_SECONDS`."""
+        with trio.move_on_after(_WRITE_LOCK_SECONDS):
+            while not await self.call(_try_begin):  # noqa: ASYNC110 - the other process has no event for us
+                await trio.sleep(0.01)
+            return
+        raise DatabaseUnavailable("another process is writing to the database", retry_after=1)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: a file that is gone is an error, never a new and empty database.
+    raw = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        # NORMAL in write-ahead mode may lose the last commits with the machine's power; a report that was
+        # acknowledged must not be lost.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            raw.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        raw.close()
+        raise
+    return raw
+
+
+def _try_begin(raw: sqlite3.Connection) -> bool:
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _BUSY_CODES:
+            return False
+        raise
+    return True
+
+
+def _roll_back(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        raw.rollback()
+
+
+def _translated(error: sqlite3.Error) -> DatabaseUnavailable | QueryFailed:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in _BUSY_CODES | _AWAY_CODES:
+        return DatabaseUnavailable("the embedded database cannot be used now", retry_after=1, internal=str(error))
+    return QueryFailed("the database refused a statement", internal=str(error))
+
+
+_AWAY_CODES = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}

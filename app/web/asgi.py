@@ -1,0 +1,17 @@
+"""The names of ASGI (https://asgi.readthedocs.io), as types."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+type Scope = MutableMapping[str, Any]
+type Message = MutableMapping[str, Any]
+type Receive = Callable[[], Awaitable[Message]]
+type Send = Callable[[Message], Awaitable[None]]
+type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first field of that lower-case name."""
+    return next((value for given, value in scope["headers"] if given == name), None)

@@ -1,0 +1,97 @@
+"""``/``: what this is, and its routes, read off the application itself."""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quart import Blueprint, Quart, Response, current_app, request
+
+from app import __doc__ as summary
+from app import __version__
+
+# What the examples fill in for the parameters of a route.
+_EXAMPLES = {"user_id": "test-user"}
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_HIDDEN_METHODS = {"HEAD", "OPTIONS"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One route, as it is shown: its path as a template, and a command that calls it."""
+
+    methods: str
+    path: str
+    meaning: str
+    command: str
+
+
+def index_blueprint() -> Blueprint:
+    blueprint = Blueprint("index", __name__)
+
+    @blueprint.get("/")
+    async def index() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """This page."""
+        routes = list(list_routes(current_app, request.host_url.rstrip("/")))
+        if request.accept_mimetypes.best_match(["text/plain", "text/html"], "text/plain") == "text/html":
+            response = Response(_as_html(routes), content_type="text/html; charset=utf-8")
+            response.headers["content-security-policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        else:
+            response = Response(_as_text(routes), content_type="text/plain; charset=utf-8")
+        response.headers["vary"] = "Accept"
+        return response
+
+    return blueprint
+
+
+def list_routes(application: Quart, base: str) -> Iterator[Listed]:
+    """The routes of ``application`` by path; ``base`` is the address that the commands call."""
+    for rule in sorted(application.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = application.view_functions[rule.endpoint]
+        path = _PARAMETER.sub(lambda match: _EXAMPLES.get(match[1], match[1]), rule.rule)
+        yield Listed(
+            methods=" ".join(sorted((rule.methods or set[str]()) - _HIDDEN_METHODS)),
+            path=_PARAMETER.sub(r"{\1}", rule.rule),
+            meaning=(inspect.getdoc(view) or "").partition("\n")[0],
+            command=f"curl -i {base}{path}",
+        )
+
+
+def _as_text(routes: list[Listed]) -> str:
+    lines = [f"Sluice {__version__}", "", summary or "", ""]
+    for route in routes:
+        lines += [f"{route.methods} {route.path}", f"    {route.meaning}", f"    {route.command}", ""]
+    return "\n".join(lines)
+
+
+def _as_html(routes: list[Listed]) -> str:
+    rows = "\n".join(
+        f"<dt><code>{html.escape(f'{route.methods} {route.path}')}</code></dt>"
+        f"<dd>{html.escape(route.meaning)}<pre>{html.escape(route.command)}</pre></dd>"
+        for route in routes
+    )
+    return _PAGE.format(version=html.escape(__version__), summary=html.escape(summary or ""), rows=rows)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Sluice</title>
+<style>
+  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; color: #1a2530 }}
+  h1 small {{ font-weight: normal; color: #5b6b7a }}
+  dt {{ margin-top: 1.5rem; font-size: 1.05rem }}
+  dd {{ margin: 0 }}
+  pre {{ background: #eef2f6; padding: .5rem .75rem; border-radius: 4px; overflow-x: auto; margin: .25rem 0 0 }}
+</style>
+<h1>Sluice <small>{version}</small></h1>
+<p>{summary}</p>
+<dl>
+{rows}
+</dl>
+</html>
+"""

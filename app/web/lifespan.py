@@ -1,0 +1,63 @@
+"""ASGI's lifespan: the rooms are open for as long as the server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import structlog
+
+from app.flow.drain import DrainGate
+from app.web.asgi import AsgiApp, Receive, Scope, Send
+from app.web.boundary import Boundary
+from app.web.faults import start_errors
+
+_log = structlog.get_logger()
+
+type OpenRooms = Callable[[], AbstractAsyncContextManager[AsgiApp]]
+
+
+class Server:
+    """The ASGI application that a server loads: opens the rooms at start, closes them in reverse at the end.
+
+    open_rooms: yields the application of the open rooms. gate: the drain that the requests pass.
+    """
+
+    def __init__(self, open_rooms: OpenRooms, gate: DrainGate, request_deadline: float) -> None:
+        self._open_rooms = open_rooms
+        self._gate = gate
+        self._request_deadline = request_deadline
+        self._app: AsgiApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._app is None:
+            raise RuntimeError("Sluice needs a server that speaks the lifespan protocol of ASGI")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        started = False
+        try:
+            async with self._open_rooms() as app:
+                self._app = Boundary(app, self._gate, self._request_deadline)
+                started = True
+                await send({"type": "lifespan.startup.complete"})
+                try:
+                    await receive()  # lifespan.shutdown
+                finally:
+                    self._app = None
+        except BaseException as raised:
+            lines = start_errors(raised)
+            if started or not lines:
+                raise
+            for line in lines:
+                _log.error("start failed", reason=line)
+            await send({"type": "lifespan.startup.failed", "message": "; ".join(lines)})
+        finally:
+            if started:
+                drained = self._gate.statistics()
+                _log.info("stopped", finished=drained.finished, cut=drained.cut)
+        await send({"type": "lifespan.shutdown.complete"})

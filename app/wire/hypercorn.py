@@ -1,0 +1,234 @@
+"""The adapter to Hypercorn, and the only file that knows its internals (0.18).
+
+Hypercorn keeps configuration, sockets, worker processes, reload, lifespan, TLS and the protocols. What is put in its
+place here is looked up by `hypercorn.trio.run` when it serves, after it has imported the application:
+
+- `worker_serve`, around which the drain runs: signals, the delay, the time-out, the cut;
+- `TCPServer`, whose writes can be cancelled and have a stall limit, and whose errors end one connection only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import hypercorn.trio.run as hypercorn_run
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config, Sockets
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+
+from app.flow.drain import DrainGate
+from app.settings import ServerSettings
+
+_log = structlog.get_logger()
+
+# What the answers to requests that are cut may take to leave; then Hypercorn cancels what is left of connections.
+_CUT_SECONDS = 5.0
+# What a second signal leaves them.
+_HURRY_SECONDS = 1.0
+# A TLS record holds this much; the stall limit asks for progress once a record.
+_RECORD_BYTES = 16 * 1024
+
+type Trigger = Callable[..., Awaitable[None]]
+
+
+def hypercorn_values(settings: ServerSettings) -> dict[str, Any]:
+    """Hypercorn's configuration, by its names, from ours."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {
+        "bind": [f"{host}:{settings.port}"],
+        "worker_class": "trio",
+        "backlog": 1024,
+        "keep_alive_timeout": settings.idle_timeout,
+        "keep_alive_max_requests": 2**31,
+        "graceful_timeout": settings.drain_timeout + _CUT_SECONDS,
+        "shutdown_timeout": 30.0,
+        "startup_timeout": 60.0,
+        "ssl_handshake_timeout": settings.stall_timeout,
+        "include_server_header": False,
+        # Its lines join ours: a logger is pickled to the workers by name, and there it leads to standard error too.
+        "errorlog": logging.getLogger("hypercorn.error"),
+    }
+
+
+@dataclass(frozen=True)
+class Drain:
+    """How a worker ends. second_signal_cuts: whether being told twice ends what runs at once."""
+
+    gate: DrainGate
+    delay: float
+    timeout: float
+    second_signal_cuts: bool = False
+
+
+def install(drain: Drain, stall_timeout: float) -> None:
+    """Makes Hypercorn's Trio workers of this process serve as said above.
+
+    Where Hypercorn does not look as expected, this says so in the log and leaves it as it is.
+    """
+    if _install_connections(stall_timeout):
+        hypercorn_run.worker_serve = partial(_serve_as_worker, hypercorn_run.worker_serve, drain)
+
+
+async def serve(app: Any, config: Config, sockets: Sockets, drain: Drain, stall_timeout: float) -> bool:
+    """Serves ``app`` in this process until a signal ends it; False where it could not start (which is logged)."""
+    _install_connections(stall_timeout)
+    return await _serve(hypercorn_run.worker_serve, drain, ASGIWrapper(app), config, sockets=sockets)
+
+
+def _install_connections(stall_timeout: float) -> bool:
+    unexpected = _unexpected()
+    if unexpected:
+        _log.warning("hypercorn is not as expected; it serves as it is", missing=unexpected)
+        return False
+    hypercorn_run.TCPServer = type("TCPServer", (_Connection,), {"stall_timeout": stall_timeout})  # type: ignore[misc]
+    return True
+
+
+def _unexpected() -> list[str]:
+    wanted = {"app", "config", "sockets", "shutdown_trigger", "task_status"}
+    found = {
+        "trio.run.worker_serve": wanted <= set(inspect.signature(hypercorn_run.worker_serve).parameters),
+        "trio.run.TCPServer": getattr(hypercorn_run, "TCPServer", None) is TCPServer,
+        "TCPServer.protocol_send": inspect.iscoroutinefunction(getattr(TCPServer, "protocol_send", None)),
+        "TCPServer.run": inspect.iscoroutinefunction(getattr(TCPServer, "run", None)),
+    }
+    return [name for name, as_expected in found.items() if not as_expected]
+
+
+async def _serve_as_worker(stock: Callable[..., Awaitable[None]], drain: Drain, *args: Any, **kwargs: Any) -> None:
+    """`worker_serve` of a process that Hypercorn started.
+
+    It goes on draining however often it is told: with several workers Hypercorn's master signals those that still
+    drain as soon as the first is idle, and once more at its own exit.
+    """
+    started = await _serve(stock, drain, *args, **kwargs)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not started:
+        raise SystemExit(1)
+
+
+async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, *args: Any, **kwargs: Any) -> bool:
+    """Runs Hypercorn's own `worker_serve`, with a shutdown that begins by a signal or by its own trigger."""
+    trigger = cast("Trigger | None", kwargs.pop("shutdown_trigger", None))
+    # A worker's SIGINT is ignored: a terminal sends it to the whole group, and the master passes it on in its own way.
+    signals = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signals.append(signal.SIGINT)
+    close_listeners = trio.Event()
+    started = True
+
+    async def watched(scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
+        """The application; when it cannot start, Hypercorn ends here and now, else it would say that it is running."""
+
+        async def watching_send(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "lifespan.startup.failed":
+                started = False
+                nursery.cancel_scope.cancel()
+                await trio.sleep_forever()
+            await send(message)
+
+        await app(scope, receive, watching_send if scope["type"] == "lifespan" else send, *spawners)
+
+    with trio.open_signal_receiver(*signals) as received:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_listen, received, drain, nursery.cancel_scope)
+            nursery.start_soon(_drain, drain, close_listeners)
+            if trigger is not None:
+                nursery.start_soon(_start_after, trigger, drain.gate)
+            await stock(watched, *args, shutdown_trigger=close_listeners.wait, **kwargs)
+            nursery.cancel_scope.cancel()
+    return started
+
+
+async def _listen(received: AsyncIterator[int], drain: Drain, scope: trio.CancelScope) -> None:
+    async for number in received:
+        if not drain.gate.draining:
+            running = drain.gate.statistics().running
+            _log.info("shutting down", signal=signal.Signals(number).name, running=running)
+            drain.gate.start()
+        elif drain.second_signal_cuts:
+            _log.info("cutting", signal=signal.Signals(number).name)
+            drain.gate.cut()
+            await trio.sleep(_HURRY_SECONDS)
+            scope.cancel()
+
+
+async def _start_after(trigger: Trigger, gate: DrainGate) -> None:
+    await trigger()
+    if not gate.draining:
+        _log.info("shutting down", running=gate.statistics().running)
+        gate.start()
+
+
+async def _drain(drain: Drain, close_listeners: trio.Event) -> None:
+    await drain.gate.wait_started()
+    with trio.move_on_after(drain.delay):
+        await drain.gate.wait_cut()
+    close_listeners.set()
+    with trio.move_on_after(drain.timeout):
+        await drain.gate.wait_idle()
+    drain.gate.cut()
+
+
+class _Connection(TCPServer):
+    """One connection. Whatever it raises ends it alone."""
+
+    stall_timeout: float
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except BaseExceptionGroup as group:
+            cancelled, failed = group.split(trio.Cancelled)
+            if failed is not None:
+                _log.warning("connection failed", exc_info=failed)
+            if cancelled is not None:
+                raise cancelled from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection and no other
+            _log.warning("connection failed", exc_info=error)
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        try:
+            async with self.send_lock:
+                await self._write(event.data)
+        except trio.Cancelled:
+            # Part of it may be out: what would follow on this connection could be taken for the rest.
+            await trio.aclose_forcefully(self.stream)
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.protocol.handle(Closed())
+        except trio.TooSlowError:
+            _log.info("connection stalled", seconds=self.stall_timeout)
+            await trio.aclose_forcefully(self.stream)
+            await self.protocol.handle(Closed())
+
+    async def _write(self, data: bytes) -> None:
+        """Writes all of ``data``; TooSlowError where none of it moves for ``stall_timeout`` seconds."""
+        rest = memoryview(data)
+        while rest:
+            with trio.fail_after(self.stall_timeout):
+                rest = rest[await self._write_some(rest) :]
+
+    async def _write_some(self, data: memoryview) -> int:
+        stream: Any = self.stream
+        if isinstance(stream, trio.SSLStream):
+            record = data[:_RECORD_BYTES]
+            await stream.send_all(record)
+            return len(record)
+        try:
+            return cast("int", await stream.socket.send(data))
+        except OSError as error:
+            raise trio.BrokenResourceError from error
