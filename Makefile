@@ -40,7 +40,7 @@ format: setup  ## puts the code into the format that check asks for
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup services  ## side by side with the peers: ratios, and a JSON record
+bench: setup  ## side by side with the peers: ratios, and a JSON record
 	@sh deploy/services.sh bench
 	@$(BIN)/python -m tests.bench $(ARGS)
 

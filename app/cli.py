@@ -114,16 +114,16 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> None:
 
 def _add(settings: Settings, parsed: argparse.Namespace) -> None:
     async def add() -> None:
-        try:
-            with parsed.file.open("rb") as source:
-                head = source.read(16)
-                source.seek(0)
-                async with open_house(settings) as house:
+        async with open_house(settings) as house:
+            try:
+                with parsed.file.open("rb") as source:
+                    head = source.read(16)
+                    source.seek(0)
                     entry = await house.reports.store(
                         parsed.user, source, parsed.type, name=parsed.file.name, head=head
                     )
-        except OSError as error:
-            raise StartError(f"{parsed.file}: {error.strerror or error}") from error
+            except OSError as error:
+                raise StartError(f"{parsed.file}: {error.strerror or error}") from error
         tag = entity_tag(entry.digest or "", entry.media_type or "")
         print(f"{entry.user_id}: version {entry.version}, {entry.size} bytes, {entry.media_type}, ETag {tag}")
 

@@ -28,7 +28,8 @@ def reports_blueprint(reports: Reports) -> Blueprint:
     @blueprint.get("/api/report/<path:user_id>")
     async def report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """The user's newest report; conditions and one byte range are honoured."""
-        if b"/" in request.scope["raw_path"].removeprefix(b"/api/report/"):
+        # The path that Quart routes by is decoded already: a %2F is part of a user id (a bad one), a slash is not.
+        if b"/" in request.scope["raw_path"].rpartition(b"/api/report/")[2]:
             raise NotFound(f"there is nothing at {request.path}")
         opened = await reports.open(user_id)
         current_request.get().resources.callback(opened.blob.close)

@@ -4,7 +4,8 @@ Hypercorn keeps configuration, sockets, worker processes, reload, lifespan, TLS 
 place here is looked up by `hypercorn.trio.run` when it serves, after it has imported the application:
 
 - `worker_serve`, around which the drain runs: signals, the delay, the time-out, the cut;
-- `TCPServer`, whose writes can be cancelled and have a stall limit, and whose errors end one connection only.
+- `TCPServer`, whose writes can be cancelled and have a stall limit, and whose errors end one connection only;
+- `H2Protocol`, which would leave a stream open whose answer failed in the middle.
 """
 
 from __future__ import annotations
@@ -12,17 +13,26 @@ from __future__ import annotations
 import inspect
 import logging
 import signal
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import h2.errors
+import h2.exceptions
+import hypercorn.protocol as hypercorn_protocol
 import hypercorn.trio.run as hypercorn_run
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
@@ -89,6 +99,7 @@ def _install_connections(stall_timeout: float) -> bool:
     if unexpected:
         _log.warning("hypercorn is not as expected; it serves as it is", missing=unexpected)
         return False
+    hypercorn_protocol.H2Protocol = _Http2  # type: ignore[misc]
     hypercorn_run.TCPServer = type("TCPServer", (_Connection,), {"stall_timeout": stall_timeout})  # type: ignore[misc]
     return True
 
@@ -99,6 +110,8 @@ def _unexpected() -> list[str]:
         "trio.run.worker_serve": wanted <= set(inspect.signature(hypercorn_run.worker_serve).parameters),
         "trio.run.TCPServer": getattr(hypercorn_run, "TCPServer", None) is TCPServer,
         "TCPServer.protocol_send": inspect.iscoroutinefunction(getattr(TCPServer, "protocol_send", None)),
+        "protocol.H2Protocol": getattr(hypercorn_protocol, "H2Protocol", None) is H2Protocol,
+        "H2Protocol.stream_send": inspect.iscoroutinefunction(getattr(H2Protocol, "stream_send", None)),
         "TCPServer.run": inspect.iscoroutinefunction(getattr(TCPServer, "run", None)),
     }
     return [name for name, as_expected in found.items() if not as_expected]
@@ -123,6 +136,7 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
     signals = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signals.append(signal.SIGINT)
+    listening = cast("Sockets | None", kwargs.get("sockets"))
     close_listeners = trio.Event()
     started = True
 
@@ -145,6 +159,7 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
             nursery.start_soon(_drain, drain, close_listeners)
             if trigger is not None:
                 nursery.start_soon(_start_after, trigger, drain.gate)
+                nursery.start_soon(_refuse_after, close_listeners, trigger, listening)
             await stock(watched, *args, shutdown_trigger=close_listeners.wait, **kwargs)
             nursery.cancel_scope.cancel()
     return started
@@ -178,6 +193,37 @@ async def _drain(drain: Drain, close_listeners: trio.Event) -> None:
     with trio.move_on_after(drain.timeout):
         await drain.gate.wait_idle()
     drain.gate.cut()
+
+
+async def _refuse_after(close_listeners: trio.Event, trigger: Trigger, listening: Sockets | None) -> None:
+    """When all workers end, nobody may connect any more: new connections are reset.
+
+    The master holds the listening sockets too, until its own end; connections that the kernel took for it would wait
+    for nobody. (Shutting the sockets down would fail the `accept` of a worker that has not been told yet.) A worker
+    that ends alone leaves new connections to the others.
+    """
+    sockets = [] if listening is None else [*listening.secure_sockets, *listening.insecure_sockets]
+    copies = [trio.socket.from_stdlib_socket(listener.dup()) for listener in sockets]
+    try:
+        await close_listeners.wait()
+        await trigger()
+        async with trio.open_nursery() as nursery:
+            for copy in copies:
+                nursery.start_soon(_reset_all, trio.SocketListener(copy))
+    finally:
+        for copy in copies:
+            copy.close()
+
+
+async def _reset_all(listener: trio.SocketListener) -> None:
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError:
+            await trio.sleep(0.1)  # out of descriptors, or a client that was gone before us
+        else:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.close()
 
 
 class _Connection(TCPServer):
@@ -232,3 +278,16 @@ class _Connection(TCPServer):
             return cast("int", await stream.socket.send(data))
         except OSError as error:
             raise trio.BrokenResourceError from error
+
+
+class _Http2(H2Protocol):
+    """HTTP/2, where an answer that the application left unfinished is reset (RFC 9113 8.1), not left open."""
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, StreamClosed):
+            buffer = self.stream_buffers.get(event.stream_id)
+            if buffer is not None and not buffer._complete:
+                with suppress(h2.exceptions.ProtocolError):  # the client has reset it already
+                    self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+                    await self._flush()
+        await super().stream_send(event)
