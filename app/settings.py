@@ -7,6 +7,7 @@ a settings object is printed. An unknown ``SLUICE_*`` name is a mistake too, tol
 from __future__ import annotations
 
 import difflib
+import io
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from app.errors import StartError
 
@@ -111,6 +112,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SLUICE_DRAIN_DELAY", "not ready, but still accepting, so that load balancers notice", "0s"),
     Variable("SLUICE_DRAIN_TIMEOUT", "what running requests get at shutdown", "30s"),
 )
+_SECRETS = {variable.name for variable in VARIABLES if variable.secret}
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
 
 
@@ -121,10 +123,14 @@ def read_environment(directory: Path | None = None) -> dict[str, str]:
     """
     path = (directory or Path()) / ".env"
     try:
-        values = dotenv_values(path) if path.is_file() else {}
+        lines = list(parse_stream(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"{path}: cannot be read: {error}") from error
-    return {name: value for name, value in values.items() if value is not None} | dict(os.environ)
+    if mistakes := [f"{path}: line {line.original.line}: is no NAME=VALUE" for line in lines if line.error]:
+        raise StartError(*mistakes)
+    # As it is written, without expanding ${...}: a password may contain that.
+    values = {line.key: line.value for line in lines if line.key is not None and line.value is not None}
+    return values | dict(os.environ)
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -155,7 +161,9 @@ class _Reader:
     """One pass over an environment: values by name, mistakes collected rather than raised."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        self._given = {
+            name: value if name in _SECRETS else value.strip() for name, value in environment.items() if value.strip()
+        }
         self._mistakes: list[str] = []
 
     def settings(self) -> Settings:
@@ -163,11 +171,11 @@ class _Reader:
         server = ServerSettings(
             host=self._text("HOST"),
             port=self._whole("PORT", 0, 65535),
-            idle_timeout=self._seconds("SLUICE_IDLE_TIMEOUT", least=0.001),
-            stall_timeout=self._seconds("SLUICE_STALL_TIMEOUT", least=0.001),
-            request_deadline=self._seconds("SLUICE_REQUEST_DEADLINE", least=0.001),
-            drain_delay=self._seconds("SLUICE_DRAIN_DELAY", least=0.0),
-            drain_timeout=self._seconds("SLUICE_DRAIN_TIMEOUT", least=0.0),
+            idle_timeout=self._seconds("SLUICE_IDLE_TIMEOUT"),
+            stall_timeout=self._seconds("SLUICE_STALL_TIMEOUT"),
+            request_deadline=self._seconds("SLUICE_REQUEST_DEADLINE"),
+            drain_delay=self._seconds("SLUICE_DRAIN_DELAY", may_be_zero=True),
+            drain_timeout=self._seconds("SLUICE_DRAIN_TIMEOUT", may_be_zero=True),
         )
         data = Path(self._text("SLUICE_DATA_DIR"))
         reports = self._given.get("SLUICE_REPORTS_DIR")
@@ -175,7 +183,7 @@ class _Reader:
             server=server,
             database=self._database(data),
             reports=ReportsSettings(directory=Path(reports) if reports else data / "reports"),
-            threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 512)),
+            threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 1024)),
         )
         if self._mistakes:
             raise StartError(*self._mistakes)
@@ -225,13 +233,13 @@ class _Reader:
             return int(text)
         return self._refuse(name, text, f"a whole number from {least} to {most}", least)
 
-    def _seconds(self, name: str, *, least: float) -> float:
+    def _seconds(self, name: str, *, may_be_zero: bool = False) -> float:
         name, text = self._named(name)
         seconds = _quantity(text, _DURATIONS)
-        if seconds is not None and seconds >= least:
+        if seconds is not None and (seconds > 0 or may_be_zero):
             return seconds
-        what = "a time of 0 or more" if least == 0 else "a time above 0"
-        return self._refuse(name, text, f"{what}, such as 30, 30s, 500ms or 2min", least)
+        what = "a time of 0 or more" if may_be_zero else "a time above 0"
+        return self._refuse(name, text, f"{what}, such as 30, 30s, 500ms or 2min", 0.0)
 
     def _refuse[T](self, name: str, text: str, allowed: str, stand_in: T) -> T:
         self._mistakes.append(f"{name}: {text!r} is not allowed: {allowed}")

@@ -50,6 +50,7 @@ class DrainGate:
                 self._finished += request.reason != "shutdown"
             if not self._running:
                 self._idle.set()
+                self._idle = trio.Event()
 
     @property
     def draining(self) -> bool:
@@ -74,7 +75,6 @@ class DrainGate:
     async def wait_idle(self) -> None:
         """Returns when no request runs. *Cancellation*: harmless."""
         while self._running:
-            self._idle = trio.Event()
             await self._idle.wait()
 
     def statistics(self) -> DrainStatistics:

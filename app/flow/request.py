@@ -43,7 +43,7 @@ class RequestScope:
             self.scope.deadline = math.inf
 
     def cancel(self, reason: Reason) -> None:
-        if self.reason is None:
+        if not self.scope.cancel_called:  # also True once the deadline has passed
             self.reason = reason
             self.scope.cancel()
 

@@ -38,6 +38,13 @@ class ThreadPool:
         """
         return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
+    async def run_or_abandon[T](self, call: Callable[[], T]) -> T:
+        """``call()`` in a thread, for a call that asks whether something hangs, and changes nothing.
+
+        *Cancellation*: at once. A call that runs is left behind, and keeps its place in the pool until it ends.
+        """
+        return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+
     async def run_interruptible[T](self, call: Callable[[], T], interrupt: Callable[[], object]) -> T:
         """``call()`` in a thread, ended by ``interrupt()`` when the caller is cancelled.
 

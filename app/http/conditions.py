@@ -12,7 +12,8 @@ from app.http.dates import parse_date
 # entity-tag = [ weak ] opaque-tag (RFC 9110 8.8.3); a list may hold empty elements (5.6.1.2).
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _ELEMENT = re.compile(_TAG)
-_LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t]*(?:{_TAG})?)*[ \t]*")
+# Between two tags stands a comma at least; each run of separators is taken whole, or a client could make it backtrack.
+_LIST = re.compile(rf"[ \t,]*+{_TAG}(?:[ \t]*+,[ \t,]*+{_TAG})*+[ \t,]*+")
 
 
 @dataclass(frozen=True)

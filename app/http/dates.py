@@ -25,10 +25,11 @@ def parse_date(text: str) -> int | None:
     for number, form in enumerate(_FORMATS):
         try:
             moment = datetime.strptime(text.strip(), form).replace(tzinfo=UTC)
+            if number == 1:
+                # A two-digit year that seems more than 50 years ahead is the most recent past year (RFC 9110 5.6.7).
+                latest = datetime.now(UTC).year + 50
+                moment = moment.replace(year=latest - (latest - moment.year) % 100)
         except ValueError:
             continue
-        if number == 1 and moment.year > datetime.now(UTC).year + 50:
-            # A two-digit year that seems more than 50 years ahead is the most recent past year (RFC 9110 5.6.7).
-            moment = moment.replace(year=moment.year - 100)
         return int(moment.timestamp())
     return None

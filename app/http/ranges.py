@@ -74,4 +74,5 @@ def _only_spec(field: str) -> re.Match[str] | None:
 
 def _number(digits: str) -> int:
     # Python refuses to convert more than 4300 digits; a file has fewer bytes than 10**18 anyway.
-    return int(digits) if len(digits.lstrip("0")) <= 18 else 10**18
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= 18 else 10**18

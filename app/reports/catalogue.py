@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from app.errors import QueryFailed
 from app.storage.blobs import StoredBlob
 from app.storage.database import Database, Row, Transaction
 from app.storage.lookup import Lookup, LookupStatistics, open_lookup
@@ -90,6 +91,9 @@ class Catalogue:
                     f" version = ? WHERE {self._exactly}",
                     (*values, *self._key(user_id)),
                 )
+            if user_id not in await self._read(transaction, user_id):
+                # An adopted column of another type would keep "07" as 7, which is another user.
+                raise QueryFailed("the database cannot keep a user of that name", internal=f"user_id {user_id!r}")
         entry = Entry(user_id, blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
         return Replaced(entry, previous)
 
@@ -98,9 +102,12 @@ class Catalogue:
 
     async def _lock(self, transaction: Transaction, user_id: str) -> Entry | None:
         """The current entry; no other transaction changes it, or adds one, until this one ends."""
-        waiting = " FOR UPDATE" if self._database.dialect == "mysql" else ""
-        rows = await transaction.fetch(f"SELECT {_COLUMNS} FROM user_reports WHERE user_id = ?{waiting}", (user_id,))  # noqa: S608
-        return _newest(rows).get(user_id)
+        lock = " FOR UPDATE" if self._database.dialect == "mysql" else ""
+        return (await self._read(transaction, user_id, lock)).get(user_id)
+
+    async def _read(self, transaction: Transaction, user_id: str, lock: str = "") -> dict[str, Entry]:
+        rows = await transaction.fetch(f"SELECT {_COLUMNS} FROM user_reports WHERE user_id = ?{lock}", (user_id,))  # noqa: S608
+        return _newest(rows)
 
     @property
     def _exactly(self) -> str:

@@ -92,6 +92,7 @@ class LocalBlobs:
     def __init__(self, directory: Path, threads: ThreadPool) -> None:
         self._directory = directory
         self._threads = threads
+        self._probing = ThreadPool("probe", 1)
 
     async def open(self, path: str) -> Blob:
         """*Errors*: BlobUnreadable. *Cancellation*: waits for the thread, and leaves nothing open."""
@@ -114,8 +115,11 @@ class LocalBlobs:
         await self._threads.run(partial(self._remove, path))
 
     async def probe(self) -> None:
-        """Whether the folder can be listed and written to. *Errors*: OSError."""
-        await self._threads.run(self._probe)
+        """Whether the folder can be listed and written to. *Errors*: OSError.
+
+        *Cancellation*: at once, even where the file system hangs; at most one thread is left behind with it.
+        """
+        await self._probing.run_or_abandon(self._probe)
 
     def _open(self, path: str) -> Blob:
         root = os.path.realpath(self._directory)
@@ -163,8 +167,8 @@ class LocalBlobs:
             for folder in (final.parent, self._directory):
                 _sync_folder(folder)
         except BaseException:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+            for left in (temporary, final):
+                left.unlink(missing_ok=True)
             raise
         return StoredBlob(f"{name[:2]}/{name}", size, digest, final.stat().st_mtime_ns)
 

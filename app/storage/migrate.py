@@ -14,6 +14,7 @@ from pathlib import Path
 import alembic.command
 import alembic.config
 import sqlalchemy as sa
+from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -36,6 +37,9 @@ def migrate(settings: DatabaseSettings) -> str:
             _migrate_sqlite(settings.path)
         else:
             _migrate_mysql(settings)
+    except CommandError as error:
+        # The only one that can happen: the revision found is none of ours.
+        raise StartError(f"the database's schema is newer than this program: {_words(error)}") from error
     except DBAPIError as error:
         raise StartError(f"the database cannot be migrated: {_words(error.orig or error)}") from error
     except OSError as error:
@@ -50,7 +54,7 @@ def _migrate_sqlite(path: Path) -> None:
     with path.with_suffix(".migrate-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL").close()
             connection.commit()
             _upgrade(connection)
 
@@ -60,13 +64,13 @@ def _migrate_mysql(settings: DatabaseSettings) -> None:
     url = sa.URL.create(
         "mysql+pymysql",
         username=settings.user,
-        password=settings.password,
         host=settings.host,
         port=settings.port,
         database=settings.name,
         query={"charset": "utf8mb4"},
     )
-    arguments = {"connect_timeout": 5} | ({"ssl": tls} if tls else {})
+    # The driver would encode a text as Latin-1.
+    arguments = {"password": settings.password.encode(), "connect_timeout": 5} | ({"ssl": tls} if tls else {})
     engine = sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
     with engine.connect() as connection, _mysql_lock(connection, settings.name):
         _upgrade(connection)

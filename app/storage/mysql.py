@@ -67,6 +67,7 @@ class MysqlDatabase:
         self._idle: deque[tuple[float, MysqlConnection]] = deque()
         self._backoff = Backoff()
         self._killer = _Killer(self._connect)
+        self._closed = False
         self._open = 0
         self._opened = 0
         self._discarded = 0
@@ -96,7 +97,7 @@ class MysqlDatabase:
                 yield connection
                 await connection.execute("COMMIT")
             except BaseException:
-                if not connection.running:  # else it is thrown away, and the server rolls back
+                if not (connection.running or connection.broken):  # else it is thrown away: the server rolls back
                     with trio.move_on_after(_KILL_SECONDS, shield=True):
                         await connection.execute("ROLLBACK")
                 raise
@@ -120,10 +121,14 @@ class MysqlDatabase:
         while True:
             await trio.sleep(_REAP_SECONDS)
             while self._idle and self._idle[0][0] < trio.current_time() - _IDLE_SECONDS:
-                await self._close(self._idle.popleft()[1])
+                # With a permit: until it is closed it counts, and whoever waited for the permit may need it after all.
+                async with self._permits:
+                    if self._idle and self._idle[0][0] < trio.current_time() - _IDLE_SECONDS:
+                        await self._close(self._idle.popleft()[1])
 
     async def aclose(self) -> None:
-        """Closes what is idle; whoever still uses a connection closes it by itself."""
+        """Closes what is idle; whoever still uses a connection closes it when giving it back."""
+        self._closed = True
         async with trio.open_nursery() as nursery:
             while self._idle:
                 nursery.start_soon(self._close, self._idle.pop()[1])
@@ -132,16 +137,14 @@ class MysqlDatabase:
     async def _lend(self) -> AsyncGenerator[MysqlConnection]:
         async with self._permits:
             connection = self._take_idle() or await self._open_one()
-            lost = False
             try:
                 yield connection
-            except DatabaseUnavailable:
-                lost = True
-                raise
             finally:
                 if connection.running:
-                    await self._discard(connection, kill=not lost)
-                elif trio.current_time() - connection.opened > _AGE_SECONDS:
+                    await self._discard(connection)
+                elif connection.broken:
+                    self._drop(connection)
+                elif self._closed or trio.current_time() - connection.opened > _AGE_SECONDS:
                     await self._close(connection)
                 else:
                     self._idle.append((trio.current_time(), connection))
@@ -174,11 +177,10 @@ class MysqlDatabase:
         self._opened += 1
         return connection
 
-    async def _discard(self, connection: MysqlConnection, *, kill: bool) -> None:
-        """Throws away a connection whose statement did not end, and with ``kill`` ends that on the server first."""
+    async def _discard(self, connection: MysqlConnection) -> None:
+        """Throws away a connection whose statement did not end, and ends that on the server first."""
         try:
-            if kill:
-                await self._killer.end_query(connection.thread_id)
+            await self._killer.end_query(connection.thread_id)
         finally:
             self._drop(connection)
 

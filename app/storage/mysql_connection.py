@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import struct
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,7 +12,8 @@ from typing import Any, cast
 import trio
 import trio_mysql.connections  # pyright: ignore[reportMissingTypeStubs]
 import trio_mysql.cursors  # pyright: ignore[reportMissingTypeStubs]
-from trio_mysql import err  # pyright: ignore[reportMissingTypeStubs]
+from trio_mysql import _auth as _untyped_auth  # pyright: ignore[reportMissingTypeStubs]
+from trio_mysql import err
 from trio_mysql.constants import CLIENT, CR, ER  # pyright: ignore[reportMissingTypeStubs]
 
 from app.errors import DatabaseUnavailable, QueryFailed
@@ -19,6 +21,7 @@ from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 
 CONNECT_SECONDS = 5.0
+_auth: Any = _untyped_auth
 _QUIT_SECONDS = 0.5
 _UNAVAILABLE = "the database cannot be asked now"
 
@@ -26,6 +29,7 @@ _UNAVAILABLE = "the database cannot be asked now"
 _PASSING_CODES = {
     ER.CON_COUNT_ERROR,
     ER.TOO_MANY_USER_CONNECTIONS,
+    ER.USER_LIMIT_REACHED,
     ER.SERVER_SHUTDOWN,
     ER.LOCK_WAIT_TIMEOUT,
     ER.LOCK_DEADLOCK,
@@ -34,17 +38,53 @@ _PASSING_CODES = {
     1969,  # MariaDB: max_statement_time exceeded
     3024,  # MySQL: max_execution_time exceeded
 }
-# What it says when it does not let us in: an operator has to act.
-_REFUSAL_CODES = {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.BAD_DB_ERROR, 1698}
+
+
+class _CachingSha2:
+    """MySQL 8's default authentication. The driver has it too, but forgets to await half of its own coroutines.
+
+    Source: MySQL's internals, "Caching_sha2_password".
+    """
+
+    _NONCE_BYTES = 20
+    _FAST, _FULL = 3, 4
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    async def authenticate(self, packet: Any) -> Any:
+        """Answers the server's request to switch to this method; the packet that lets us in."""
+        password = cast("bytes", self._driver.password)
+        if not password:
+            return await _auth._roundtrip(self._driver, b"")
+        nonce = packet.read_all()[: self._NONCE_BYTES]
+        packet = await _auth._roundtrip(self._driver, _auth.scramble_caching_sha2(password, nonce))
+        if not packet.is_extra_auth_data():
+            return packet
+        packet.advance(1)
+        state = packet.read_uint8()
+        if state == self._FAST:
+            packet = await self._driver._read_packet()
+            packet.check_error()
+            return packet
+        if state != self._FULL:
+            raise err.OperationalError(CR.CR_SERVER_HANDSHAKE_ERR, f"unknown state {state} of authentication")
+        if self._driver._secure:
+            return await _auth._roundtrip(self._driver, password + b"\0")
+        key = (await _auth._roundtrip(self._driver, b"\x02"))._data[1:]
+        return await _auth._roundtrip(self._driver, _auth.sha2_rsa_encrypt(password, nonce, key))
 
 
 class _Driver(trio_mysql.connections.Connection):  # pyright: ignore[reportUntypedBaseClass]
-    """The driver, which otherwise goes on in clear text where a server does not offer the TLS that was asked for."""
+    """The driver, made to insist on TLS where it was asked for, and on a way of authentication that works."""
 
     async def _request_authentication(self) -> None:
         self_: Any = self
         if self_.ssl and not self_.server_capabilities & CLIENT.SSL:
             raise err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
+        if self_._auth_plugin_name in {"caching_sha2_password", "sha256_password"}:
+            # The driver does not await these when they come first. The server asks for what it wants instead.
+            self_._auth_plugin_name = "mysql_native_password"
         await super()._request_authentication()  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -61,15 +101,19 @@ class MysqlConnection:
     """A connection used by one task at a time.
 
     thread_id: how the server calls it. opened: when, in Trio's time.
-    running: a statement was sent, and its answer has not been read to the end: true after a cancellation, a loss, or
-        a stream that was left early. Such a connection is of no more use.
+    running: a statement was sent and its answer has not been read to the end: so after a cancellation, or a stream
+        that was left early; the server has to be told.
+    broken: nothing more can be asked. Either makes it of no more use.
     """
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, stream: trio.SocketStream) -> None:
         self._raw = raw
+        # The driver forgets its stream, unclosed, when anything goes wrong while it reads.
+        self._stream = stream
         self.thread_id: int = raw.thread_id()
         self.opened = trio.current_time()
         self.running = False
+        self.broken = False
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
         with self._statement():
@@ -85,24 +129,23 @@ class MysqlConnection:
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> Callable[[int], Any]:
         """Starts a query whose rows stay on the server; returns an async ``fetchmany(size)``."""
         cursor = self._raw.cursor(_StreamingCursor)
-        self.running = True
-        with _mapped_errors():
+        with self._statement():
             await cursor.execute(_placeholders(sql), tuple(parameters))
+        self.running = True
         return cursor.fetchmany
 
     async def next_batch(self, fetchmany: Callable[[int], Any], size: int) -> Rows:
         """The next rows; none at the end, where the connection is of use again."""
-        with _mapped_errors():
+        with self._statement():
             rows = cast("Rows", list(await fetchmany(size)))
-        if not rows:
-            self.running = False
+        self.running = bool(rows)
         return rows
 
     def is_alive(self) -> bool:
         """Whether an idle connection looks sound: nothing to read, not even the end that a closing server leaves."""
         try:
-            return not _socket_of(self._raw._sock).is_readable()
-        except (OSError, ValueError, AttributeError):
+            return not self._stream.socket.is_readable()
+        except (OSError, ValueError):
             return False  # closed on our side
 
     async def aclose(self) -> None:
@@ -120,10 +163,9 @@ class MysqlConnection:
             # Otherwise the driver raises from a finalizer.
             result.unbuffered_active = False
             result.connection = None
-        stream, self._raw._sock = self._raw._sock, None
+        self._raw._sock = None
         self._raw._closed = True
-        if stream is not None:
-            _socket_of(stream).close()
+        self._stream.socket.close()
 
     @contextmanager
     def _statement(self) -> Generator[None]:
@@ -133,6 +175,9 @@ class MysqlConnection:
                 yield
         except QueryFailed:
             self.running = False
+            raise
+        except DatabaseUnavailable:
+            self.running, self.broken = False, True
             raise
         self.running = False
 
@@ -153,18 +198,24 @@ async def connect(settings: DatabaseSettings, tls: ssl.SSLContext | None) -> Mys
         charset="utf8mb4",
         use_unicode=True,
         autocommit=True,
+        # A row that an UPDATE finds as it is to be counts as touched, as in SQLite.
+        client_flag=CLIENT.FOUND_ROWS,
         ssl=tls,
+        auth_plugin_map={b"caching_sha2_password": _CachingSha2},
         program_name="sluice",
     )
-    with trio.move_on_after(CONNECT_SECONDS), _mapped_errors():
+    with trio.move_on_after(CONNECT_SECONDS), _mapped_errors(connecting=True):
         # The driver leaks the socket of a failed connect; so the socket is ours.
         stream = await trio.open_tcp_stream(cast("str", settings.host), settings.port)
         try:
             await raw.connect(sock=stream)
+        except (struct.error, ValueError, LookupError, AssertionError) as error:
+            stream.socket.close()
+            raise err.OperationalError(CR.CR_VERSION_ERROR, "what answers there is no MySQL server") from error
         except BaseException:
             stream.socket.close()
             raise
-        return MysqlConnection(raw)
+        return MysqlConnection(raw, stream)
     raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"no connection within {CONNECT_SECONDS:g} s")
 
 
@@ -179,26 +230,25 @@ def _placeholders(sql: str) -> str:
 
 
 @contextmanager
-def _mapped_errors() -> Generator[None]:
+def _mapped_errors(*, connecting: bool = False) -> Generator[None]:
     try:
         yield
     except err.MySQLError as error:
-        raise _translated(error) from error
+        raise _translated(error, connecting=connecting) from error
+    except UnicodeEncodeError as error:
+        raise QueryFailed("a text cannot be stored in the database", internal=str(error)) from error
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"connection lost: {error}") from error
+        # Trio tells of a failed handshake as of a broken stream, caused by what TLS has to say.
+        reason = f"connection lost: {error.__cause__ or error}"
+        raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=reason) from error
 
 
-def _translated(error: Exception) -> DatabaseUnavailable | QueryFailed:
+def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | QueryFailed:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else None
     words = ": ".join(str(arg) for arg in error.args) or type(error).__name__
     # Client codes are 2000 to 2999: no answer came. Without a code the driver itself found the connection unusable.
     if code is None or 2000 <= code < 3000 or code in _PASSING_CODES:
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=words)
-    if code in _REFUSAL_CODES:
+    if connecting:  # we are not let in: wrong password, no such database, account locked
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=5, internal=f"refused: {words}")
     return QueryFailed("the database refused a statement", internal=words)
-
-
-def _socket_of(stream: Any) -> trio.socket.SocketType:
-    """The socket below a clear or a TLS stream."""
-    return getattr(stream, "transport_stream", stream).socket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ _READERS = 4
 # How long a thread may sleep in SQLite while another process holds a lock. That sleep cannot be interrupted, so it is
 # short; the waiting proper is done in Trio, where it can be cancelled.
 _BUSY_SECONDS = 0.02
-_WRITE_LOCK_SECONDS = 30.0
+_LOCK_SECONDS = 30.0
 _BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -79,8 +79,8 @@ class SqliteDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[_Connection]:
         async with self._writer.lend() as connection:
-            await connection.begin()
             try:
+                await connection.begin()
                 yield connection
                 await connection.call(lambda raw: raw.execute("COMMIT"))
             except BaseException:
@@ -104,8 +104,8 @@ class SqliteDatabase:
         )
 
     async def aclose(self) -> None:
-        for connection in [*self._readers.idle, *self._writer.idle]:
-            await self._threads.run(connection.close)
+        await self._readers.aclose()
+        await self._writer.aclose()
 
 
 class _Connections:
@@ -119,6 +119,7 @@ class _Connections:
         self._path = path
         self._threads = threads
         self._permits = trio.Semaphore(size, max_value=size)
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -132,14 +133,28 @@ class _Connections:
                 yield connection
             finally:
                 self.idle.append(connection)
+                if self._closed:
+                    with trio.CancelScope(shield=True):
+                        await self.aclose()
 
     async def _open(self) -> _Connection:
-        try:
-            raw = await self._threads.run(partial(_connect, self._path))
-        except sqlite3.Error as error:
-            raise _translated(error) from error
+        async def try_to_open() -> sqlite3.Connection | None:
+            try:
+                return await self._threads.run(partial(_connect, self._path))
+            except sqlite3.Error as error:
+                if _is_busy(error):  # the last one to close the file has it to itself for a moment
+                    return None
+                raise _translated(error) from error
+
+        raw = await _when_unlocked(try_to_open)
         self.opened += 1
         return _Connection(raw, self._threads, self._count_interruption)
+
+    async def aclose(self) -> None:
+        """Closes what is idle; what is lent is closed when it comes back."""
+        self._closed = True
+        while self.idle:
+            await self._threads.run(self.idle.pop().close)
 
     def _count_interruption(self) -> None:
         self.interrupted += 1
@@ -162,6 +177,8 @@ class _Connection:
             raise
         except sqlite3.Error as error:
             raise _translated(error) from error
+        except UnicodeEncodeError as error:
+            raise QueryFailed("a text cannot be stored in the database", internal=str(error)) from error
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
         def work(raw: sqlite3.Connection) -> Rows:
@@ -189,12 +206,8 @@ class _Connection:
             yield rows
 
     async def begin(self) -> None:
-        """Takes the write lock, also against other processes, waiting up to `_WRITE_LOCK_SECONDS`."""
-        with trio.move_on_after(_WRITE_LOCK_SECONDS):
-            while not await self.call(_try_begin):  # noqa: ASYNC110 - the other process has no event for us
-                await trio.sleep(0.01)
-            return
-        raise DatabaseUnavailable("another process is writing to the database", retry_after=1)
+        """Takes the write lock, also against other processes, waiting up to `_LOCK_SECONDS`."""
+        await _when_unlocked(lambda: self.call(_try_begin))
 
     def close(self) -> None:
         self._raw.close()
@@ -220,14 +233,27 @@ def _connect(path: Path) -> sqlite3.Connection:
     return raw
 
 
-def _try_begin(raw: sqlite3.Connection) -> bool:
+async def _when_unlocked[T](attempt: Callable[[], Awaitable[T | None]]) -> T:
+    """What ``attempt`` returns once that is not None, as it is while another process holds the file."""
+    with trio.move_on_after(_LOCK_SECONDS):
+        while (result := await attempt()) is None:  # noqa: ASYNC110 - the other process has no event for us
+            await trio.sleep(0.01)
+        return result
+    raise DatabaseUnavailable("another process holds the database", retry_after=1)
+
+
+def _try_begin(raw: sqlite3.Connection) -> sqlite3.Cursor | None:
     try:
-        raw.execute("BEGIN IMMEDIATE")
+        return raw.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in _BUSY_CODES:
-            return False
+        if _is_busy(error):
+            return None
         raise
-    return True
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _BUSY_CODES
 
 
 def _roll_back(raw: sqlite3.Connection) -> None:

@@ -138,7 +138,8 @@ class _Exchange:
             self.request.answer_started()
             message["headers"] = [*message["headers"], *self._headers()]
         elif message["type"] == "http.response.body":
-            self.body_bytes += len(message.get("body", b""))
+            if self.scope["method"] != "HEAD":  # whose body the server drops
+                self.body_bytes += len(message.get("body", b""))
             self.finishing = not message.get("more_body", False)
         await self._send(message)
         self.finished = self.finishing
@@ -146,8 +147,6 @@ class _Exchange:
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
         headers = [*document.headers, ("content-length", str(len(document.body)))]
-        if self.request.reason == "shutdown":
-            headers.append(("connection", "close"))
         await self.send(
             {
                 "type": "http.response.start",
@@ -175,7 +174,8 @@ class _Exchange:
         yield b"x-request-id", self.request.id.encode()
         if self.trace is not None:
             yield b"traceparent", self.trace.traceparent.encode()
-        if self.gate.draining and self.scope["http_version"].startswith("1") and self.request.reason != "shutdown":
+        ending = self.gate.draining or self.request.reason == "shutdown"
+        if ending and self.scope["http_version"].startswith("1"):
             yield b"connection", b"close"
 
 

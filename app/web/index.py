@@ -16,6 +16,7 @@ from app import __version__
 # What the examples fill in for the parameters of a route.
 _EXAMPLES = {"user_id": "test-user"}
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _HIDDEN_METHODS = {"HEAD", "OPTIONS"}
 
 
@@ -35,7 +36,7 @@ def index_blueprint() -> Blueprint:
     @blueprint.get("/")
     async def index() -> Response:  # pyright: ignore[reportUnusedFunction]
         """This page."""
-        routes = list(list_routes(current_app, request.host_url.rstrip("/")))
+        routes = list(list_routes(current_app, f"{request.scheme}://{_host()}"))
         if request.accept_mimetypes.best_match(["text/plain", "text/html"], "text/plain") == "text/html":
             response = Response(_as_html(routes), content_type="text/html; charset=utf-8")
             response.headers["content-security-policy"] = "default-src 'none'; style-src 'unsafe-inline'"
@@ -45,6 +46,14 @@ def index_blueprint() -> Blueprint:
         return response
 
     return blueprint
+
+
+def _host() -> str:
+    """Where the client found us; it goes into commands that people paste into a shell, so it must be a host."""
+    if _HOST.fullmatch(request.host):
+        return request.host
+    name, port = request.scope["server"] or ("127.0.0.1", None)
+    return f"{name}:{port}" if port else name
 
 
 def list_routes(application: Quart, base: str) -> Iterator[Listed]:

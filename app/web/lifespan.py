@@ -56,6 +56,7 @@ class Server:
             for line in lines:
                 _log.error("start failed", reason=line)
             await send({"type": "lifespan.startup.failed", "message": "; ".join(lines)})
+            return
         finally:
             if started:
                 drained = self._gate.statistics()

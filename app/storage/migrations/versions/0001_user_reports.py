@@ -7,6 +7,8 @@ must be able to go on from there.
 import sqlalchemy as sa
 from alembic import op
 
+from app.errors import StartError
+
 revision = "0001"
 down_revision = None
 
@@ -32,14 +34,21 @@ def upgrade() -> None:
         _create()
         return
     columns = {column["name"].lower(): column["type"] for column in inspector.get_columns(_TABLE)}
+    if not {"user_id", "report_path"} <= set(columns):
+        raise StartError("there is a table user_reports without the columns user_id and report_path: it is not adopted")
     for column in _added_columns():
         if column.name not in columns:
             op.add_column(_TABLE, column)
     if not _has_key(inspector):
-        text = not isinstance(columns["user_id"], sa.Integer)
-        long = text and (getattr(columns["user_id"], "length", None) or _KEY_PREFIX + 1) > _KEY_PREFIX
-        prefix = {"user_id": _KEY_PREFIX} if long else {}
+        prefix = {"user_id": _KEY_PREFIX} if _is_long(columns["user_id"]) else {}
         op.create_index("user_reports_user_id", _TABLE, ["user_id"], mysql_length=prefix)
+
+
+def _is_long(kind: sa.types.TypeEngine[object]) -> bool:
+    """Whether a column holds texts that may be too long for a key."""
+    if not isinstance(kind, sa.String | sa.LargeBinary | sa.types.BINARY | sa.types.VARBINARY):
+        return False
+    return not isinstance(kind, sa.Enum) and (kind.length is None or kind.length > _KEY_PREFIX)
 
 
 def _create() -> None:

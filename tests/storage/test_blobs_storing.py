@@ -1,0 +1,131 @@
+"""Files that are stored: whole and under a name of their own, or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+import app.storage.blobs
+from app.errors import StartError
+from app.flow.threads import ThreadPool
+from app.storage.blobs import Blob, LocalBlobs, open_blobs
+
+_SECRET = b"secret"
+_BYTES = b"%PDF-" + bytes(range(256)) * 2000  # some chunks
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The reports folder, beside a file that is nobody's report."""
+    (tmp_path / "secret.pdf").write_bytes(_SECRET)
+    (folder := tmp_path / "reports").mkdir()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "a.pdf").write_bytes(_BYTES)
+    return folder
+
+
+@pytest.fixture
+def blobs(folder: Path) -> LocalBlobs:
+    return LocalBlobs(folder, ThreadPool("files", 4))
+
+
+async def _content(blob: Blob) -> bytes:
+    with closing(blob):
+        return b"".join([chunk async for chunk in blob.read(0, blob.size)])
+
+
+class _Failing(io.BytesIO):
+    """A source that ends with an error after some chunks."""
+
+    def __init__(self, data: bytes, error: BaseException) -> None:
+        super().__init__(data)
+        self._error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if not data:
+            raise self._error
+        return data
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+
+
+async def test_what_is_stored_can_be_read_under_a_name_of_its_own(blobs: LocalBlobs, folder: Path) -> None:
+    before = _files(folder)
+    stored = [await blobs.store(io.BytesIO(_BYTES), suffix=".pdf") for _ in range(3)]
+    assert len({one.path for one in stored}) == 3
+    assert _files(folder) - before == {Path(one.path) for one in stored}
+    for one in stored:
+        assert (one.size, one.digest) == (len(_BYTES), sha256(_BYTES).hexdigest())
+        blob = await blobs.open(one.path)
+        assert (blob.size, blob.modified_ns) == (one.size, one.modified_ns)
+        assert await _content(blob) == _BYTES
+
+
+async def test_nothing_at_all_can_be_stored(blobs: LocalBlobs) -> None:
+    stored = await blobs.store(io.BytesIO(b""), suffix=".bin")
+    assert (stored.size, stored.digest) == (0, sha256(b"").hexdigest())
+    assert await _content(await blobs.open(stored.path)) == b""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("odd"), KeyboardInterrupt()])
+async def test_a_source_that_fails_in_the_middle_leaves_nothing(
+    blobs: LocalBlobs, folder: Path, error: BaseException
+) -> None:
+    before = _files(folder)
+    with pytest.raises(type(error)):
+        await blobs.store(_Failing(_BYTES, error), suffix=".pdf")
+    assert _files(folder) == before
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename", "_sync_folder"])
+async def test_a_disk_that_fails_while_storing_leaves_nothing(
+    blobs: LocalBlobs, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = _files(folder)
+    owner = {"fsync": os, "rename": Path, "_sync_folder": app.storage.blobs}[name]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            await blobs.store(io.BytesIO(_BYTES), suffix=".pdf")
+    assert _files(folder) == before
+
+
+async def test_a_stored_file_can_be_dated_anew(blobs: LocalBlobs) -> None:
+    stored = await blobs.store(io.BytesIO(b"x"), suffix=".bin")
+    dated = await blobs.redate(stored, stored.modified_ns + 10**9)
+    with closing(await blobs.open(stored.path)) as blob:
+        assert blob.modified_ns == dated.modified_ns == stored.modified_ns + 10**9
+
+
+# -- removing, and the folder itself -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["../secret.pdf", "out", "missing.pdf", "deep", "\0", "/etc/passwd"])
+async def test_only_a_file_within_the_folder_is_removed(blobs: LocalBlobs, folder: Path, path: str) -> None:
+    (folder / "out").symlink_to("../secret.pdf")
+    before = _files(folder)
+    await blobs.remove(path)
+    assert _files(folder) == before
+    assert (folder.parent / "secret.pdf").read_bytes() == _SECRET
+
+
+async def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    threads = ThreadPool("files", 1)
+    await (await open_blobs(tmp_path / "new" / "folder", threads)).probe()
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    for impossible in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StartError, match="cannot be used"):
+            await open_blobs(impossible, threads)

@@ -1,0 +1,26 @@
+"""What the boundary logs, as the log's own processor for requests leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+import app.web.boundary
+import app.web.lifespan
+from app.telemetry.logs import _identify
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
+    """The lines, as they are written. (structlog's own capture misses loggers that other tests made it cache.)"""
+    captured = LogCapture()
+    logger = structlog.wrap_logger(
+        None, processors=[_identify, captured], wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+    for module in (app.web.boundary, app.web.lifespan):
+        monkeypatch.setattr(module, "_log", logger)
+    return captured.entries

@@ -1,0 +1,189 @@
+"""Requests that are ended from outside: the client leaves, the server drains, or whoever runs it gives up."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from app.flow.drain import DrainGate
+from app.web.asgi import Receive, Scope, Send
+from app.web.boundary import Boundary
+from tests.web.wire import Handler, Wire, answer, ask, begin_and_wait, raising, wait
+
+type Log = list[MutableMapping[str, Any]]
+
+
+async def _end_while_it_waits(application: Handler, wire: Wire, end: Any, **more: Any) -> None:
+    """Calls ``end`` when the request has got as far as it gets by itself."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: ask(application, wire=wire, **more))
+        await wait_all_tasks_blocked()
+        end()
+
+
+# -- the client leaves -------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_cancels_its_request_which_is_no_error(log: Log) -> None:
+    cancelled: list[bool] = []
+
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled.append(True)
+            raise
+
+    wire = Wire()
+    await _end_while_it_waits(application, wire, wire.leave)
+    assert cancelled == [True]
+    assert wire.sent == []
+    (line,) = log
+    assert (line["outcome"], line["status"], line["log_level"]) == ("disconnected", 499, "info")
+
+
+async def test_a_client_that_leaves_within_its_answer_gets_no_end_of_it(log: Log) -> None:
+    wire = Wire()
+    await _end_while_it_waits(begin_and_wait, wire, wire.leave)
+    assert not wire.complete
+    assert [(line["outcome"], line["status"], line["bytes"]) for line in log] == [("disconnected", 499, 4)]
+
+
+async def test_a_client_that_leaves_after_its_answer_is_served(log: Log) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(scope, receive, send)
+        wire.leave()
+        await wait_all_tasks_blocked()
+
+    wire = Wire()
+    await ask(application, wire=wire)
+    assert [(line["outcome"], line["status"]) for line in log] == [("ok", 200)]
+
+
+async def test_a_client_that_leaves_behind_a_long_body_is_noticed(log: Log) -> None:
+    wire = Wire([b"x" * 1000] * 50)
+    await _end_while_it_waits(wait, wire, wire.leave)
+    assert log[-1]["outcome"] == "disconnected"
+
+
+async def test_an_error_while_cleaning_up_after_a_client_that_left_is_logged(log: Log) -> None:
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while cleaning up")
+
+    wire = Wire()
+    await _end_while_it_waits(application, wire, wire.leave)
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["unexpected error"]
+
+
+# -- the server drains -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("application", [answer, raising(ValueError("failed"))])
+async def test_answers_of_a_server_that_drains_ask_their_clients_to_leave(application: Handler) -> None:
+    gate = DrainGate()
+    assert b"connection" not in (await ask(application, gate=gate)).fields
+    gate.start()
+    assert (await ask(application, gate=gate)).fields[b"connection"] == b"close"
+    assert b"connection" not in (await ask(application, gate=gate, http_version="2")).fields
+
+
+async def test_a_request_that_is_cut_is_answered_with_503(log: Log) -> None:
+    gate, wire = DrainGate(), Wire()
+    gate.start()
+    await _end_while_it_waits(wait, wire, gate.cut, gate=gate)
+    assert (wire.status, wire.problem["type"]) == (503, "urn:sluice:error:shutting-down")
+    assert wire.fields[b"connection"] == b"close"
+    assert int(wire.fields[b"retry-after"]) >= 1
+    assert log[-1]["outcome"] == "shutdown"
+    assert (gate.statistics().finished, gate.statistics().cut) == (0, 1)
+
+
+async def test_a_request_that_is_cut_within_its_answer_gets_no_end_of_it(log: Log) -> None:
+    gate, wire = DrainGate(), Wire()
+    gate.start()
+    await _end_while_it_waits(begin_and_wait, wire, gate.cut, gate=gate)
+    assert (wire.status, wire.complete) == (200, False)
+    assert log[-1]["outcome"] == "shutdown"
+
+
+async def test_over_http_2_no_answer_has_a_connection_field() -> None:
+    gate, wire = DrainGate(), Wire()
+    gate.start()
+    await _end_while_it_waits(wait, wire, gate.cut, gate=gate, http_version="2")
+    assert wire.status == 503
+    assert b"connection" not in wire.fields
+
+
+async def test_after_the_cut_a_request_is_turned_away_at_once() -> None:
+    gate = DrainGate()
+    gate.start()
+    gate.cut()
+    wire = await ask(wait, gate=gate)
+    assert (wire.status, wire.problem["type"]) == (503, "urn:sluice:error:shutting-down")
+
+
+async def test_a_request_that_ends_while_the_server_drains_is_counted_as_finished() -> None:
+    gate, release = DrainGate(), trio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await answer(scope, receive, send)
+
+    wire = Wire()
+
+    def end() -> None:
+        gate.start()
+        assert gate.statistics().running == 1
+        release.set()
+
+    await _end_while_it_waits(application, wire, end, gate=gate)
+    assert (wire.status, wire.fields[b"connection"]) == (200, b"close")
+    assert (gate.statistics().running, gate.statistics().finished, gate.statistics().cut) == (0, 1, 0)
+
+
+# -- whoever runs the server gives up ----------------------------------------------------------------------------------
+
+
+async def test_a_cancellation_from_outside_is_passed_on(log: Log) -> None:
+    wire = Wire()
+    with trio.CancelScope() as outside:
+        await _end_while_it_waits(wait, wire, outside.cancel)
+    assert outside.cancelled_caught
+    assert wire.sent == []
+    assert [(line["outcome"], line["log_level"]) for line in log] == [("shutdown", "info")]
+
+
+async def test_an_error_beside_a_cancellation_from_outside_is_not_lost(log: Log) -> None:
+    async def fails_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while cleaning up")
+
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fails_when_cancelled)
+
+    wire = Wire()
+    with trio.CancelScope() as outside:
+        await _end_while_it_waits(application, wire, outside.cancel)
+    assert wire.status == 500
+    assert wire.complete
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["unexpected error"]
+
+
+# -- other protocols ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_websocket_is_refused_before_it_is_accepted() -> None:
+    wire = Wire()
+    await Boundary(wait, DrainGate(), 1.0)({"type": "websocket", "path": "/", "headers": []}, wire.receive, wire.send)
+    assert [message["type"] for message in wire.sent] == ["websocket.close"]
