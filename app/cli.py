@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0 done, 1 failed (in one line on standard error), 2 not understood."""
     parsed = _parser().parse_args(arguments)
     settings = or_exit(load_settings)
+    configure_logs()
     or_exit(partial(parsed.command, settings, parsed))
     sys.exit(0)
 
@@ -91,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(settings: Settings, _: argparse.Namespace) -> None:
-    configure_logs()
     config = Config.from_mapping(hypercorn_values(settings.server))
     try:
         sockets = config.create_sockets()

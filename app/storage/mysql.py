@@ -167,7 +167,8 @@ class MysqlDatabase:
             connection = await self._connect()
         except DatabaseUnavailable as error:
             self._backoff.failed(trio.current_time())
-            _log.warning("database unavailable", reason=error.internal, failures=self._backoff.failures)
+            if self._opened:  # before, it is the start that fails, and says so
+                _log.warning("database unavailable", reason=error.internal, failures=self._backoff.failures)
             raise
         except BaseException:
             self._backoff.abandoned()

@@ -238,9 +238,7 @@ def _mapped_errors(*, connecting: bool = False) -> Generator[None]:
     except UnicodeEncodeError as error:
         raise QueryFailed("a text cannot be stored in the database", internal=str(error)) from error
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        # Trio tells of a failed handshake as of a broken stream, caused by what TLS has to say.
-        reason = f"connection lost: {error.__cause__ or error}"
-        raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=reason) from error
+        raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"connection lost: {_why(error)}") from error
 
 
 def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | QueryFailed:
@@ -252,3 +250,11 @@ def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | 
     if connecting:  # we are not let in: wrong password, no such database, account locked
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=5, internal=f"refused: {words}")
     return QueryFailed("the database refused a statement", internal=words)
+
+
+def _why(error: BaseException) -> str:
+    """The words of ``error``, and of what caused it: a TLS failure, or that of the last address that was tried."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseException", cause.exceptions[-1])
+    return ": ".join(dict.fromkeys(words for words in (str(error), str(cause or "")) if words))

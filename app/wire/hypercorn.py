@@ -30,9 +30,9 @@ import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.events import Body, EndBody, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import StreamClosed
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
@@ -99,8 +99,9 @@ def _install_connections(stall_timeout: float) -> bool:
     if unexpected:
         _log.warning("hypercorn is not as expected; it serves as it is", missing=unexpected)
         return False
-    hypercorn_protocol.H2Protocol = _Http2  # type: ignore[misc]
-    hypercorn_run.TCPServer = type("TCPServer", (_Connection,), {"stall_timeout": stall_timeout})  # type: ignore[misc]
+    limit = {"stall_timeout": stall_timeout}
+    hypercorn_protocol.H2Protocol = type("H2Protocol", (_Http2,), limit)  # type: ignore[misc]
+    hypercorn_run.TCPServer = type("TCPServer", (_Connection,), limit)  # type: ignore[misc]
     return True
 
 
@@ -138,6 +139,7 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
         signals.append(signal.SIGINT)
     listening = cast("Sockets | None", kwargs.get("sockets"))
     close_listeners = trio.Event()
+    up = trio.Event()
     started = True
 
     async def watched(scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
@@ -149,6 +151,8 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
                 started = False
                 nursery.cancel_scope.cancel()
                 await trio.sleep_forever()
+            if message["type"] == "lifespan.startup.complete":
+                up.set()
             await send(message)
 
         await app(scope, receive, watching_send if scope["type"] == "lifespan" else send, *spawners)
@@ -156,6 +160,7 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
     with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_listen, received, drain, nursery.cancel_scope)
+            nursery.start_soon(_abandon_start, drain.gate, up, nursery.cancel_scope)
             nursery.start_soon(_drain, drain, close_listeners)
             if trigger is not None:
                 nursery.start_soon(_start_after, trigger, drain.gate)
@@ -176,6 +181,14 @@ async def _listen(received: AsyncIterator[int], drain: Drain, scope: trio.Cancel
             drain.gate.cut()
             await trio.sleep(_HURRY_SECONDS)
             scope.cancel()
+
+
+async def _abandon_start(gate: DrainGate, up: trio.Event, scope: trio.CancelScope) -> None:
+    """A start that is told to end before it is done ends there and then: it may wait for a database."""
+    await gate.wait_started()
+    if not up.is_set():
+        _log.info("start interrupted")
+        scope.cancel()
 
 
 async def _start_after(trigger: Trigger, gate: DrainGate) -> None:
@@ -281,13 +294,34 @@ class _Connection(TCPServer):
 
 
 class _Http2(H2Protocol):
-    """HTTP/2, where an answer that the application left unfinished is reset (RFC 9113 8.1), not left open."""
+    """HTTP/2, where a stream is reset (RFC 9113 8.1) rather than left open: one whose answer the application left
+    unfinished, and one whose client gives no credit (flow control, 5.2) for ``stall_timeout`` seconds."""
+
+    stall_timeout: float
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, StreamClosed):
-            buffer = self.stream_buffers.get(event.stream_id)
-            if buffer is not None and not buffer._complete:
-                with suppress(h2.exceptions.ProtocolError):  # the client has reset it already
-                    self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
-                    await self._flush()
+        buffer = self.stream_buffers.get(event.stream_id)
+        if buffer is not None and isinstance(event, Body | EndBody):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._reset_when_stalled, event.stream_id, buffer)
+                await super().stream_send(event)
+                nursery.cancel_scope.cancel()
+            return
+        if buffer is not None and isinstance(event, StreamClosed) and not buffer._complete:
+            await self._reset(event.stream_id)
         await super().stream_send(event)
+
+    async def _reset_when_stalled(self, stream_id: int, buffer: StreamBuffer) -> None:
+        left = -1
+        while left != len(buffer.buffer):
+            left = len(buffer.buffer)
+            await trio.sleep(self.stall_timeout)
+        _log.info("stream stalled", seconds=self.stall_timeout)
+        await self._reset(stream_id)
+        await buffer.close()  # which wakes the writer
+        await self._close_stream(stream_id)  # which tells the application
+
+    async def _reset(self, stream_id: int) -> None:
+        with suppress(h2.exceptions.ProtocolError):  # the client has reset it already
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            await self._flush()

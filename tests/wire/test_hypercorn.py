@@ -1,0 +1,359 @@
+"""The adapter to Hypercorn, in this process, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import hypercorn.protocol as hypercorn_protocol
+import hypercorn.trio.run as hypercorn_run
+import pytest
+import structlog
+import trio
+import trustme
+from hypercorn.config import Config
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.trio.tcp_server import TCPServer
+
+from app.flow.drain import DrainGate
+from app.settings import ServerSettings
+from app.wire import hypercorn as adapter
+from app.wire.hypercorn import Drain, hypercorn_values, install, serve
+
+type _Message = MutableMapping[str, Any]
+type _Send = Callable[[_Message], Awaitable[None]]
+type _Get = Callable[[str, _Send], Awaitable[None]]
+
+_SETTINGS = ServerSettings(
+    host="127.0.0.1",
+    port=0,
+    idle_timeout=75,
+    stall_timeout=30,
+    request_deadline=60,
+    drain_delay=0,
+    drain_timeout=20,
+)
+_CHUNK = bytes(128 * 1024)
+# More than the socket buffers of both sides hold.
+_CHUNKS = 256
+
+
+@pytest.fixture(autouse=True)
+def _stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the adapter puts in the place of Hypercorn's own is taken out again after each test."""
+    monkeypatch.setattr(hypercorn_run, "TCPServer", TCPServer)
+    monkeypatch.setattr(hypercorn_run, "worker_serve", hypercorn_run.worker_serve)
+    monkeypatch.setattr(hypercorn_protocol, "H2Protocol", H2Protocol)
+
+
+def _application(get: _Get) -> Callable[..., Awaitable[None]]:
+    async def application(scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send) -> None:
+        if scope["type"] == "lifespan":
+            for event in ("startup", "shutdown"):
+                assert (await receive())["type"] == f"lifespan.{event}"
+                await send({"type": f"lifespan.{event}.complete"})
+            return
+        async with trio.open_nursery() as nursery:
+            finishing = trio.Event()
+
+            async def watched_send(message: _Message) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    finishing.set()  # the end of an answer looks like a disconnect
+                await send(message)
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                if not finishing.is_set():
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await get(scope["path"], watched_send)
+            nursery.cancel_scope.cancel()
+
+    return application
+
+
+async def _send_all(send: _Send, chunk: bytes, count: int) -> None:
+    length = str(len(chunk) * count).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    for _ in range(count):
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def _open_server(get: _Get, stall_timeout: float = 30, **config: str) -> AsyncGenerator[int]:
+    """The port at which ``get`` answers. The server has to end in order when it is told to."""
+    configured = Config.from_mapping(hypercorn_values(_SETTINGS) | config)
+    sockets = configured.create_sockets()
+    listening = [*sockets.insecure_sockets, *sockets.secure_sockets]
+    for each in listening:
+        each.listen(configured.backlog)
+    gate = DrainGate()
+    ended_well: list[bool] = []
+
+    async def run() -> None:
+        ended_well.append(
+            await serve(_application(get), configured, sockets, Drain(gate, 0, 20), stall_timeout=stall_timeout)
+        )
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            yield listening[0].getsockname()[1]
+            gate.start()
+    assert ended_well == [True]
+
+
+async def _connect(port: int) -> trio.SocketStream:
+    # A small buffer, set before connecting, for the window follows it.
+    client = trio.socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    await client.connect(("127.0.0.1", port))
+    return trio.SocketStream(client)
+
+
+async def _read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    received = bytearray()
+    try:
+        while data := await stream.receive_some(1 << 18):
+            received += data
+    except trio.BrokenResourceError:
+        pass  # a reset is an end too
+    return bytes(received)
+
+
+async def _ask(port: int, request: bytes) -> bytes:
+    async with await _connect(port) as client:
+        await client.send_all(request)
+        return await _read_all(client)
+
+
+def _http_2(path: str) -> tuple[h2.connection.H2Connection, bytes]:
+    """A client's state after it has asked for ``path``, and what it sends for that."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+    connection.initiate_connection()
+    head = [(":method", "GET"), (":path", path), (":scheme", "http"), (":authority", "sluice")]
+    encoded = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in head]
+    connection.send_headers(1, encoded, end_stream=True)
+    return connection, connection.data_to_send()
+
+
+_GET = b"GET / HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n"
+
+
+async def _answer_briefly(_path: str, send: _Send) -> None:
+    await _send_all(send, b"hello", 1)
+
+
+async def _assert_it_serves(port: int) -> None:
+    assert (await _ask(port, _GET)).endswith(b"hello")
+
+
+# -- errors of one connection ------------------------------------------------------------------------------------------
+
+
+async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: TCPServer) -> None:
+        raise RuntimeError("met by one connection")
+
+    async with _open_server(_answer_briefly) as port, await _connect(port) as other:
+        await _assert_it_serves(port)
+        with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
+            patched.setattr(TCPServer, "_read_data", fail)
+            assert await _ask(port, _GET) == b""
+        assert [line["event"] for line in logs] == ["connection failed"]
+        await other.send_all(_GET)
+        assert (await _read_all(other)).endswith(b"hello")
+
+
+async def test_a_path_over_http_2_that_is_no_ascii_ends_its_connection_only() -> None:
+    async with _open_server(_answer_briefly) as port, await _connect(port) as client:
+        await client.send_all(_http_2("/\udcff")[1])
+        await _read_all(client)
+        await _assert_it_serves(port)
+
+
+async def test_a_bad_chunk_is_answered_once_and_ends_its_connection_only() -> None:
+    request = b"POST / HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\n\r\n3x\r\nabc\r\n0\r\n\r\n" + _GET
+    async with _open_server(_answer_briefly) as port:
+        for _ in range(20):
+            assert (await _ask(port, request)).count(b"HTTP/1.1 ") <= 1
+        await _assert_it_serves(port)
+
+
+# -- writes ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_never_reads_is_cut_after_the_stall_limit() -> None:
+    ended = trio.Event()
+
+    async def get(path: str, send: _Send) -> None:
+        try:
+            await _send_all(send, _CHUNK, _CHUNKS if path == "/large" else 1)
+        finally:
+            ended.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with _open_server(get, stall_timeout=0.3) as port, await _connect(port) as client:
+            await client.send_all(b"GET /large HTTP/1.1\r\nHost: sluice\r\n\r\n")
+            await ended.wait()
+            assert len(await _read_all(client)) < len(_CHUNK) * _CHUNKS
+    assert {"event": "connection stalled", "seconds": 0.3, "log_level": "info"} in logs
+
+
+async def test_a_client_that_reads_slowly_outlives_the_stall_limit() -> None:
+    limit = 1.0
+
+    async def get(_: str, send: _Send) -> None:
+        await _send_all(send, _CHUNK, 64)
+
+    async with _open_server(get, stall_timeout=limit) as port, await _connect(port) as client:
+        await client.send_all(_GET)
+        began, received = trio.current_time(), 0
+        while trio.current_time() < began + 2 * limit:
+            received += len(await client.receive_some(64 * 1024))
+            await trio.sleep(limit / 20)
+        assert received < len(_CHUNK) * 64
+        assert received + len(await _read_all(client)) > len(_CHUNK) * 64
+
+
+async def test_a_write_is_ended_by_a_deadline_and_nothing_follows_it() -> None:
+    ended = trio.Event()
+
+    async def get(_: str, send: _Send) -> None:
+        try:
+            with trio.move_on_after(0.2):
+                await _send_all(send, _CHUNK, _CHUNKS)
+        finally:
+            ended.set()
+
+    async with _open_server(get) as port, await _connect(port) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: sluice\r\n\r\n")
+        await ended.wait()
+        received = await _read_all(client)
+    assert received.count(b"HTTP/1.1 ") <= 1  # none where the machine was so slow that not even the head got out
+    assert len(received) < len(_CHUNK) * _CHUNKS
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads", "never reads"])
+async def test_over_tls_an_answer_comes_whole_and_a_stalled_one_is_cut(reads: bool, tmp_path: Any) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    ended = trio.Event()
+
+    async def get(_: str, send: _Send) -> None:
+        try:
+            await _send_all(send, _CHUNK, _CHUNKS)
+        finally:
+            ended.set()
+
+    pem = str(tmp_path / "pem")
+    async with _open_server(get, 5 if reads else 0.3, certfile=pem, keyfile=pem) as port, await _connect(port) as raw:
+        client = trio.SSLStream(raw, trusted, server_hostname="127.0.0.1", https_compatible=True)
+        await client.send_all(_GET)
+        if not reads:
+            await ended.wait()
+        received = await _read_all(client)
+        assert (len(received) > len(_CHUNK) * _CHUNKS) == reads
+
+
+async def test_a_client_over_http_2_that_gives_no_credit_is_cut_after_the_stall_limit() -> None:
+    """It takes all that it is sent; what it holds back is its flow-control window (RFC 9113 5.2)."""
+    ended = trio.Event()
+
+    async def get(_: str, send: _Send) -> None:
+        try:
+            await _send_all(send, _CHUNK, _CHUNKS)
+        finally:
+            ended.set()
+
+    async with _open_server(get, stall_timeout=0.3) as port, await _connect(port) as client:
+        await client.send_all(_http_2("/")[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_read_all, client)
+            with trio.move_on_after(10):
+                await ended.wait()
+            nursery.cancel_scope.cancel()
+        assert ended.is_set()
+
+
+async def test_an_answer_over_http_2_that_is_left_unfinished_is_reset() -> None:
+    async def get(_: str, send: _Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+    connection, request = _http_2("/")
+    events: list[h2.events.Event] = []
+    async with _open_server(get) as port, await _connect(port) as client:
+        await client.send_all(request)
+        while not any(isinstance(event, h2.events.StreamReset) for event in events):
+            events += connection.receive_data(await client.receive_some(1 << 16))
+    assert not any(isinstance(event, h2.events.StreamEnded) for event in events)
+
+
+# -- what it adapts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [hypercorn_run, hypercorn_protocol])
+def test_where_hypercorn_is_not_as_expected_it_is_left_as_it_is_and_the_log_says_so(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TCPServer" if module is hypercorn_run else "H2Protocol"
+    other = type("Other", (), {})
+    monkeypatch.setattr(module, name, other)
+    before = hypercorn_run.worker_serve
+    with structlog.testing.capture_logs() as logs:
+        install(Drain(DrainGate(), 0, 1), stall_timeout=1)
+    (line,) = logs
+    assert line["log_level"] == "warning"
+    assert [missing.rpartition(".")[2] for missing in line["missing"]] == [name]
+    assert hypercorn_run.worker_serve is before
+    assert getattr(module, name) is other
+
+
+def test_a_worker_serve_without_what_is_needed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def worker_serve(app: Any, config: Any) -> None: ...
+
+    monkeypatch.setattr(hypercorn_run, "worker_serve", worker_serve)
+    with structlog.testing.capture_logs() as logs:
+        install(Drain(DrainGate(), 0, 1), stall_timeout=1)
+    assert logs[0]["missing"] == ["trio.run.worker_serve"]
+    assert hypercorn_run.worker_serve is worker_serve
+    assert vars(hypercorn_run)["TCPServer"] is TCPServer
+
+
+async def test_left_as_it_is_it_still_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "_unexpected", lambda: ["something"])
+    async with _open_server(_answer_briefly) as port:
+        assert vars(hypercorn_run)["TCPServer"] is TCPServer
+        await _assert_it_serves(port)
+
+
+def test_every_value_is_one_that_hypercorn_knows() -> None:
+    values = hypercorn_values(_SETTINGS)
+    # A bare "port" or a misspelt name would become an attribute that nobody reads.
+    assert {name for name in values if not hasattr(Config(), name)} == set()
+    config = Config.from_mapping(values)
+    assert {name: getattr(config, name) for name in values if name not in {"bind", "errorlog"}} == {
+        name: value for name, value in values.items() if name not in {"bind", "errorlog"}
+    }
+
+
+def test_the_values_follow_the_settings() -> None:
+    values = hypercorn_values(replace(_SETTINGS, host="::1", port=3000, idle_timeout=5, drain_timeout=7))
+    assert values["bind"] == ["[::1]:3000"]
+    assert values["worker_class"] == "trio"
+    assert values["keep_alive_timeout"] == 5
+    # Hypercorn cancels connections only after the drain has cut its requests.
+    assert values["graceful_timeout"] > 7
