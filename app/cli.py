@@ -43,9 +43,9 @@ def or_exit[T](call: Callable[[], T]) -> T:
     """``call()``, or one line for each reason why not, and exit code 1. Other exceptions pass."""
     try:
         return call()
-    except KeyboardInterrupt:
-        _fail("interrupted")
     except BaseException as raised:
+        if any(isinstance(error, KeyboardInterrupt) for error in real_errors(raised)):
+            _fail("interrupted")
         lines = start_errors(raised) or _foreseen(raised)
         if not lines:
             raise

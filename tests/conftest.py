@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,7 @@ def database_settings(request: pytest.FixtureRequest) -> DatabaseSettings:
 
 
 @asynccontextmanager
-async def open_migrated(settings: DatabaseSettings) -> AsyncIterator[Database]:
+async def open_migrated(settings: DatabaseSettings) -> AsyncGenerator[Database]:
     """The database of ``settings``, brought to the current schema."""
     migrate(settings)
     opening = open_mysql(settings) if settings.host else open_sqlite(settings.path, ThreadPool("database", 8))

@@ -88,7 +88,9 @@ class MariaDb:
         """A blocking connection as root, for looking from outside; the caller closes it."""
         return pymysql.connect(unix_socket=str(self._socket), user="root", database=database, autocommit=True)
 
-    def query(self, sql: str, parameters: Sequence[object] = (), *, database: str | None = None) -> list[tuple[Any, ...]]:
+    def query(
+        self, sql: str, parameters: Sequence[object] = (), *, database: str | None = None
+    ) -> list[tuple[Any, ...]]:
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return list(cursor.fetchall())

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class SluiceProcess:
 @contextmanager
 def running(
     folder: Path, command: list[str] | None = None, *, workers: int = 1, **extra: str
-) -> Iterator[SluiceProcess]:
+) -> Generator[SluiceProcess]:
     """A server that answers; killed with its children at the end if it still runs."""
     command = command or SERVE
     if command is HYPERCORN:
@@ -108,10 +108,8 @@ def running(
         _wait_until_it_answers(server, workers)
         yield server
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,16 +32,26 @@ class RequestScope:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     reason: Reason | None = None
     _lasts: bool = True
+    _seconds: float = math.inf
 
     def set_deadline(self, seconds: float, *, lasts: bool) -> None:
-        """Ends the request ``seconds`` from now. ``lasts``: also while its answer is on the way to the client."""
+        """Ends the request ``seconds`` from now. ``lasts``: also while its answer is on the way to the client.
+
+        One that does not last counts only while the answer does not move: see `moving`.
+        """
         self.scope.deadline = trio.current_time() + seconds
+        self._seconds = seconds
         self._lasts = lasts
 
-    def answer_started(self) -> None:
-        """From here on a deadline that does not last is lifted; the stall limit of each write goes on."""
-        if not self._lasts:
-            self.scope.deadline = math.inf
+    @contextmanager
+    def moving(self) -> Generator[None]:
+        """A part of the answer is on its way: meanwhile the stall limit of the write counts; then time starts anew."""
+        if self._lasts:
+            yield
+            return
+        self.scope.deadline = math.inf
+        yield
+        self.scope.deadline = trio.current_time() + self._seconds
 
     def cancel(self, reason: Reason) -> None:
         if not self.scope.cancel_called:  # also True once the deadline has passed

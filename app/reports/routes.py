@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import assert_never
+from urllib.parse import urlsplit
 
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
@@ -25,17 +26,22 @@ def reports_blueprint(reports: Reports) -> Blueprint:
     """The routes under ``/api/report``."""
     blueprint = Blueprint("reports", __name__)
 
-    @blueprint.get("/api/report/<path:user_id>")
+    @blueprint.get("/api/report/<any_text:user_id>")
     async def report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """The user's newest report; conditions and one byte range are honoured."""
         # The path that Quart routes by is decoded already: a %2F is part of a user id (a bad one), a slash is not.
-        if b"/" in request.scope["raw_path"].rpartition(b"/api/report/")[2]:
+        if _path_of(request.scope["raw_path"]).count(b"/") != 3:
             raise NotFound(f"there is nothing at {request.path}")
         opened = await reports.open(user_id)
         current_request.get().resources.callback(opened.blob.close)
         return _answer(opened)
 
     return blueprint
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path of a request target, also of one in absolute form (RFC 9112 3.2.2)."""
+    return target if target.startswith(b"/") else urlsplit(target).path
 
 
 def _answer(report: Report) -> Response:
@@ -45,7 +51,7 @@ def _answer(report: Report) -> Response:
         case Verdict.FAILED:
             raise PreconditionFailed("the report is not, or no longer, the one that the request's conditions name")
         case Verdict.NOT_MODIFIED:
-            response = Response(status=304)
+            response = Response(b"", status=304)  # without a body Quart iterates over nothing, by asyncio
             del response.headers["content-type"], response.headers["content-length"]
             response.headers.extend(_validator_fields(report))
             return response

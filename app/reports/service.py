@@ -46,17 +46,15 @@ class Reports:
     async def open(self, user_id: str) -> Report:
         """*Errors*: BadUserId, ReportNotFound, ReportUnreadable, DatabaseUnavailable."""
         entry = await self._entry(user_id)
-        try:
-            return _report(entry, await self._blobs.open(entry.path))
-        except BlobUnreadable as error:
-            if not error.gone:
-                raise _unreadable(error) from error
-        # Perhaps it was replaced, and its file removed, between the row and the file.
-        newer = await self._entry(user_id)
-        try:
-            return _report(newer, await self._blobs.open(newer.path))
-        except BlobUnreadable as error:
-            raise _unreadable(error) from error
+        while True:
+            try:
+                return _report(entry, await self._blobs.open(entry.path))
+            except BlobUnreadable as error:
+                # Perhaps it was replaced, and its file removed, between the row and the file.
+                newer = await self._entry(user_id)
+                if not error.gone or newer.path == entry.path:
+                    raise ReportUnreadable("the report's file cannot be read", internal=str(error)) from error
+                entry = newer
 
     async def store(self, user_id: str, source: BinaryIO, media_type: str | None, *, name: str, head: bytes) -> Entry:
         """Stores ``source`` as the newest report of ``user_id``.
@@ -94,18 +92,19 @@ class Reports:
 
     async def _replace(self, user_id: str, blob: StoredBlob, media_type: str) -> Replaced:
         """Tries again where another writer of the same report came in between, or made the database refuse for now."""
-        for tries_left in reversed(range(_TRIES)):
+        tries_left = _TRIES
+        while True:
             try:
                 match await self._catalogue.replace(user_id, blob, media_type):
                     case Replaced() as replaced:
                         return replaced
-                    case TooEarly(not_before_ns):
+                    case TooEarly(not_before_ns):  # which means that the other one got on
                         blob = await self._blobs.redate(blob, not_before_ns)
             except DatabaseUnavailable as error:
+                tries_left -= 1
                 if not tries_left:
                     raise
                 _log.info("storing a report is tried again", user_id=user_id, reason=error.internal)
-        raise DatabaseUnavailable("others are storing reports of this user", retry_after=1)
 
 
 def entity_tag(digest: str, media_type: str) -> str:
@@ -126,7 +125,3 @@ def _report(entry: Entry, blob: Blob) -> Report:
         state = hashlib.sha256(repr((blob.identity, media_type)).encode()).hexdigest()[:32]
         validators = Validators(f'"f-{state}"', seconds, seconds + 1 <= time.time())
     return Report(entry.user_id, media_type, validators, blob)
-
-
-def _unreadable(error: BlobUnreadable) -> ReportUnreadable:
-    return ReportUnreadable("the report's file cannot be read", internal=str(error))

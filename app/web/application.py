@@ -10,6 +10,7 @@ from quart.typing import ResponseTypes
 from quart.wrappers import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.routing import BaseConverter
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -37,10 +38,18 @@ class Application(QuartTrio):
         raise arguments[-1]
 
 
+class _AnyText(BaseConverter):
+    """The rest of a path, whatever is in it: what is wrong with it is for the route to say, not for a 404."""
+
+    regex = r"(?s:.+)"
+    part_isolating = False
+
+
 def build_application(*blueprints: Blueprint) -> Application:
     application = Application("sluice", static_folder=None)
     # Otherwise "//" is answered by a redirect to "/", in HTML.
     application.url_map.merge_slashes = False
+    application.url_map.converters["any_text"] = _AnyText
     for blueprint in blueprints:
         application.register_blueprint(blueprint)
     return application

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 type Scope = MutableMapping[str, Any]
@@ -15,3 +15,8 @@ type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first field of that lower-case name."""
     return next((value for given, value in scope["headers"] if given == name), None)
+
+
+def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """What an answer's headers say of its length; None where they don't."""
+    return next((int(value) for name, value in headers if name.lower() == b"content-length"), None)

@@ -19,7 +19,7 @@ from app.flow.request import RequestScope, current_request
 from app.http.deadlines import parse_deadline
 from app.http.problems import problem
 from app.http.request_ids import Trace, continue_trace, request_id
-from app.web.asgi import AsgiApp, Message, Receive, Scope, Send, header
+from app.web.asgi import AsgiApp, Message, Receive, Scope, Send, content_length, header
 from app.web.faults import as_sluice_error, real_errors
 
 _log = structlog.get_logger()
@@ -128,6 +128,7 @@ class _Exchange:
     def __post_init__(self) -> None:
         self._began = trio.current_time()
         self._first_byte: float | None = None
+        self._announced: int | None = None
 
     async def send(self, message: Message) -> None:
         """ASGI's send, with what every answer carries."""
@@ -135,14 +136,17 @@ class _Exchange:
             self.status = message["status"]
             self.started = True
             self._first_byte = trio.current_time()
-            self.request.answer_started()
+            self._announced = content_length(message["headers"])
             message["headers"] = [*message["headers"], *self._headers()]
         elif message["type"] == "http.response.body":
             if self.scope["method"] != "HEAD":  # whose body the server drops
                 self.body_bytes += len(message.get("body", b""))
-            self.finishing = not message.get("more_body", False)
-        await self._send(message)
-        self.finished = self.finishing
+            # A client that has all that was announced may leave before we have said that this was all.
+            self.finishing = not message.get("more_body", False) or self.body_bytes == self._announced
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        with self.request.moving():
+            await self._send(message)
+        self.finished = last
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)

@@ -39,7 +39,10 @@ def health_blueprint(checks: Mapping[str, Check], gate: DrainGate) -> Blueprint:
 
 
 async def ask_all(checks: Mapping[str, Check]) -> dict[str, dict[str, object]]:
-    """Asks all at once, each for `_CHECK_SECONDS` at most; ``{"status": "ok" | "failing", "ms", "reason"}`` by name."""
+    """Asks all at once, each for `_CHECK_SECONDS` at most; ``{"status": "ok" | "failing", "ms", "reason"}`` by name.
+
+    Ending a query that hangs may take as long again: what was started here ends here.
+    """
     results: dict[str, dict[str, object]] = {}
 
     async def ask(name: str, check: Check) -> None:

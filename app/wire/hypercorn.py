@@ -4,7 +4,8 @@ Hypercorn keeps configuration, sockets, worker processes, reload, lifespan, TLS 
 place here is looked up by `hypercorn.trio.run` when it serves, after it has imported the application:
 
 - `worker_serve`, around which the drain runs: signals, the delay, the time-out, the cut;
-- `TCPServer`, whose writes can be cancelled and have a stall limit, and whose errors end one connection only;
+- `TCPServer`, whose writes can be cancelled and have a stall limit, which sees from the socket that its peer has left,
+  and whose errors end one connection only;
 - `H2Protocol`, which would leave a stream open whose answer failed in the middle.
 """
 
@@ -16,10 +17,10 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import h2.errors
 import h2.exceptions
@@ -37,6 +38,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
 from app.settings import ServerSettings
+from app.wire.hangups import Hangups
 
 _log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ _CUT_SECONDS = 5.0
 _HURRY_SECONDS = 1.0
 # A TLS record holds this much; the stall limit asks for progress once a record.
 _RECORD_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
 
 type Trigger = Callable[..., Awaitable[None]]
 
@@ -113,6 +116,7 @@ def _unexpected() -> list[str]:
         "TCPServer.protocol_send": inspect.iscoroutinefunction(getattr(TCPServer, "protocol_send", None)),
         "protocol.H2Protocol": getattr(hypercorn_protocol, "H2Protocol", None) is H2Protocol,
         "H2Protocol.stream_send": inspect.iscoroutinefunction(getattr(H2Protocol, "stream_send", None)),
+        "TCPServer._read_data": inspect.iscoroutinefunction(getattr(TCPServer, "_read_data", None)),
         "TCPServer.run": inspect.iscoroutinefunction(getattr(TCPServer, "run", None)),
     }
     return [name for name, as_expected in found.items() if not as_expected]
@@ -159,6 +163,7 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
 
     with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_for_hangups)
             nursery.start_soon(_listen, received, drain, nursery.cancel_scope)
             nursery.start_soon(_abandon_start, drain.gate, up, nursery.cancel_scope)
             nursery.start_soon(_drain, drain, close_listeners)
@@ -168,6 +173,14 @@ async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, 
             await stock(watched, *args, shutdown_trigger=close_listeners.wait, **kwargs)
             nursery.cancel_scope.cancel()
     return started
+
+
+async def _watch_for_hangups() -> None:
+    _Connection.hangups = Hangups()
+    try:
+        await _Connection.hangups.run()
+    finally:
+        _Connection.hangups = None
 
 
 async def _listen(received: AsyncIterator[int], drain: Drain, scope: trio.CancelScope) -> None:
@@ -243,6 +256,7 @@ class _Connection(TCPServer):
     """One connection. Whatever it raises ends it alone."""
 
     stall_timeout: float
+    hangups: ClassVar[Hangups | None] = None
 
     async def run(self) -> None:
         try:
@@ -255,6 +269,25 @@ class _Connection(TCPServer):
                 raise cancelled from None
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection and no other
             _log.warning("connection failed", exc_info=error)
+
+    async def _read_data(self) -> None:
+        """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
+        stream: Any = self.stream
+        with trio.CancelScope() as reading, self._watching(stream, reading):
+            while data := await self._read_some(stream):
+                await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
+
+    async def _read_some(self, stream: Any) -> bytes:
+        try:
+            return bytes(await stream.receive_some(_READ_BYTES))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return b""
+
+    def _watching(self, stream: Any, reading: trio.CancelScope) -> AbstractContextManager[None]:
+        if self.hangups is None:
+            return nullcontext()
+        return self.hangups.watching(getattr(stream, "transport_stream", stream).socket, reading.cancel)
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import trio
 from trio.testing import MockClock
@@ -31,15 +29,27 @@ async def test_the_deadline_ends_a_request_that_has_not_answered(autojump_clock:
     assert request.ended_by == "deadline"
 
 
-async def test_a_deadline_that_does_not_last_is_lifted_when_the_answer_starts(autojump_clock: MockClock) -> None:
+async def test_a_deadline_that_does_not_last_is_lifted_while_the_answer_moves(autojump_clock: MockClock) -> None:
     request = RequestScope("a")
     request.set_deadline(5, lasts=False)
     with request.scope:
-        await trio.sleep(4)
-        request.answer_started()
-        await trio.sleep(1000)
+        for _ in range(3):
+            await trio.sleep(4)
+            with request.moving():
+                await trio.sleep(1000)
     assert request.ended_by is None
-    assert request.scope.deadline == math.inf
+
+
+async def test_it_ends_an_answer_that_has_stopped_moving(autojump_clock: MockClock) -> None:
+    request = RequestScope("a")
+    request.set_deadline(5, lasts=False)
+    with request.scope:
+        with request.moving():
+            await trio.sleep(1000)
+        began = trio.current_time()
+        await trio.sleep_forever()
+    assert trio.current_time() - began == pytest.approx(5)
+    assert request.ended_by == "deadline"
 
 
 async def test_a_deadline_that_lasts_ends_an_answer_that_is_on_its_way(autojump_clock: MockClock) -> None:
@@ -47,8 +57,8 @@ async def test_a_deadline_that_lasts_ends_an_answer_that_is_on_its_way(autojump_
     request.set_deadline(5, lasts=True)
     with request.scope:
         await trio.sleep(4)
-        request.answer_started()
-        await trio.sleep(1000)
+        with request.moving():
+            await trio.sleep(1000)
     assert request.ended_by == "deadline"
 
 

@@ -101,7 +101,7 @@ async def test_a_transaction_cancelled_while_it_begins_gives_the_write_lock_back
     begun, leave = trio.Event(), threading.Event()
     try_begin = app.storage.sqlite._try_begin
 
-    def slow_try_begin(raw: sqlite3.Connection) -> bool:
+    def slow_try_begin(raw: sqlite3.Connection) -> sqlite3.Cursor | None:
         try:
             return try_begin(raw)
         finally:
@@ -125,7 +125,7 @@ async def test_who_gives_up_waiting_for_the_write_lock_does_not_keep_it(
     """As above, with the limit of our own in place of the caller's."""
     try_begin = app.storage.sqlite._try_begin
 
-    def slow_try_begin(raw: sqlite3.Connection) -> bool:
+    def slow_try_begin(raw: sqlite3.Connection) -> sqlite3.Cursor | None:
         begun = try_begin(raw)
         threading.Event().wait(0.2)
         return begun

@@ -53,14 +53,18 @@ async def test_a_client_that_leaves_within_its_answer_gets_no_end_of_it(log: Log
     assert [(line["outcome"], line["status"], line["bytes"]) for line in log] == [("disconnected", 499, 4)]
 
 
-async def test_a_client_that_leaves_after_its_answer_is_served(log: Log) -> None:
+async def test_a_client_that_leaves_after_its_answer_is_served_and_cancels_nothing(log: Log) -> None:
+    done: list[str] = []
+
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(scope, receive, send)
         wire.leave()
         await wait_all_tasks_blocked()
+        done.append("cleaned up")
 
     wire = Wire()
     await ask(application, wire=wire)
+    assert done == ["cleaned up"]
     assert [(line["outcome"], line["status"]) for line in log] == [("ok", 200)]
 
 

@@ -126,6 +126,20 @@ async def test_a_start_that_fails_by_a_bug_is_not_told_as_words(error: Exception
     assert lifespan.told == []
 
 
+async def test_rooms_that_fail_to_close_are_no_failed_start(log: Log) -> None:
+    @asynccontextmanager
+    async def rooms() -> AsyncGenerator[AsgiApp]:
+        yield answer
+        raise StartError("too late for that")
+
+    lifespan = _Lifespan()
+    lifespan.shut_down()
+    with pytest.raises(StartError):
+        await _live(_server(rooms), lifespan)
+    assert lifespan.types == ["startup.complete"]
+    assert [line["event"] for line in log] == ["stopped"]
+
+
 async def test_a_cancellation_closes_the_rooms_and_passes(log: Log) -> None:
     closed: list[str] = []
 

@@ -168,7 +168,7 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async with _open_server(_answer_briefly) as port, await _connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
-            patched.setattr(TCPServer, "_read_data", fail)
+            patched.setattr(adapter._Connection, "_read_data", fail)
             assert await _ask(port, _GET) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(_GET)
