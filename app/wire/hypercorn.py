@@ -49,6 +49,7 @@ _HURRY_SECONDS = 1.0
 # A TLS record holds this much; the stall limit asks for progress once a record.
 _RECORD_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
+_LAST_READ_SECONDS = 0.02
 
 type Trigger = Callable[..., Awaitable[None]]
 
@@ -287,7 +288,12 @@ class _Connection(TCPServer):
     def _watching(self, stream: Any, reading: trio.CancelScope) -> AbstractContextManager[None]:
         if self.hangups is None:
             return nullcontext()
-        return self.hangups.watching(getattr(stream, "transport_stream", stream).socket, reading.cancel)
+
+        def stop_soon() -> None:
+            # What came before the end is there to be read: a request that was sent whole is known, and logged.
+            reading.deadline = trio.current_time() + _LAST_READ_SECONDS
+
+        return self.hangups.watching(getattr(stream, "transport_stream", stream).socket, stop_soon)
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import h2.config
@@ -106,8 +107,9 @@ def test_a_client_that_leaves_does_not_hurt_another_that_waits_for_the_same_repo
 ) -> None:
     name = f"leaves-{server.pid}"
     with waiting_lookup(mariadb, server.port) as first, RawClient(server.port) as stays, RawClient(server.port) as goes:
-        stays.get("/api/report/grace", Sluice_Deadline="1")
+        stays.get("/api/report/grace", Sluice_Deadline="2")
         goes.get("/api/report/grace", X_Request_Id=name)
+        time.sleep(0.3)  # until its look-up waits too, which shows nowhere
         goes.finish()
         wait_until(lambda: name in server.stderr(), "the request is logged")
         assert stays.read_head().status == 504

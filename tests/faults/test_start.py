@@ -88,10 +88,11 @@ def test_a_database_that_is_away(folder: Path) -> None:
     assert f"sluice@127.0.0.1:{variables['DB_PORT']}/sluice" in _only_reason(run(folder, "serve", **variables))
 
 
-def test_a_database_that_is_away_is_said_once_by_each_worker_of_hypercorn(folder: Path) -> None:
+def test_a_database_that_is_away_is_said_at_most_once_by_each_worker_of_hypercorn(folder: Path) -> None:
+    """The first that fails makes the master end the other, which may not have got that far."""
     done = _hypercorn(folder, "-w", "2", **_away())
     assert "Running on" not in done.stderr
-    assert len(_reasons(done.stderr)) == 2
+    assert 1 <= len(_reasons(done.stderr)) <= 2
 
 
 def test_a_reports_folder_that_cannot_be_made(folder: Path) -> None:
