@@ -116,14 +116,17 @@ def _add(settings: Settings, parsed: argparse.Namespace) -> None:
     async def add() -> None:
         async with open_house(settings) as house:
             try:
-                with parsed.file.open("rb") as source:
-                    head = source.read(16)
-                    source.seek(0)
+                source = parsed.file.open("rb")
+                head = source.peek(16)
+            except OSError as error:
+                raise StartError(f"{parsed.file}: {error.strerror or error}") from error
+            with source:
+                try:
                     entry = await house.reports.store(
                         parsed.user, source, parsed.type, name=parsed.file.name, head=head
                     )
-            except OSError as error:
-                raise StartError(f"{parsed.file}: {error.strerror or error}") from error
+                except OSError as error:
+                    raise StartError(f"the report cannot be stored: {error.strerror or error}") from error
         tag = entity_tag(entry.digest or "", entry.media_type or "")
         print(f"{entry.user_id}: version {entry.version}, {entry.size} bytes, {entry.media_type}, ETag {tag}")
 

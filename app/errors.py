@@ -91,6 +91,10 @@ class QueryFailed(SluiceError):
 # -- overloaded, away or too late --------------------------------------------------------------------------------------
 
 
+BACKING_OFF = "backing off"
+"""The ``internal`` reason of an error that only repeats one which has been logged."""
+
+
 class DatabaseUnavailable(SluiceError):
     name, status, title = "database-unavailable", 503, "Database unavailable"
 

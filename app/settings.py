@@ -126,7 +126,11 @@ def read_environment(directory: Path | None = None) -> dict[str, str]:
         lines = list(parse_stream(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(f"{path}: cannot be read: {error}") from error
-    if mistakes := [f"{path}: line {line.original.line}: is no NAME=VALUE" for line in lines if line.error]:
+    if mistakes := [
+        f"{path}: line {line.original.line}: is no NAME=VALUE"
+        for line in lines
+        if line.error or (line.key and line.value is None)
+    ]:
         raise StartError(*mistakes)
     # As it is written, without expanding ${...}: a password may contain that.
     values = {line.key: line.value for line in lines if line.key is not None and line.value is not None}

@@ -273,12 +273,17 @@ def test_without_an_env_file_the_environment_is_all(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_env_file_of_the_current_folder_is_read(folder: Path) -> None:
-    (folder / ".env").write_text(
-        "# settings\nexport PORT=4000\nDB_NAME='a b'\n\nSLUICE_DRAIN_DELAY=\"5s\" # five\nHOST\n"
-    )
+    (folder / ".env").write_text("# settings\nexport PORT=4000\nDB_NAME='a b'\n\nSLUICE_DRAIN_DELAY=\"5s\" # five\n")
     settings = load_settings()
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 4000)
     assert (settings.database.name, settings.server.drain_delay) == ("a b", 5.0)
+
+
+@pytest.mark.parametrize("line", ["PORT 4000", "HOST", "=3"])
+def test_a_line_of_the_env_file_that_sets_nothing_is_told(folder: Path, line: str) -> None:
+    (folder / ".env").write_text(f"DB_NAME=a\n{line}\n")
+    with pytest.raises(StartError, match=r"\.env: line 2: is no NAME=VALUE"):
+        load_settings()
 
 
 def test_the_environment_wins_over_the_env_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class ThreadPool:
         return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
     async def run_or_abandon[T](self, call: Callable[[], T]) -> T:
-        """``call()`` in a thread, for a call that asks whether something hangs, and changes nothing.
+        """``call()`` in a thread, for a call that asks whether something hangs, and leaves nothing behind.
 
         *Cancellation*: at once. A call that runs is left behind, and keeps its place in the pool until it ends.
         """

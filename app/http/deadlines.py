@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from app.errors import BadDeadline
 
@@ -17,8 +18,9 @@ def parse_deadline(field: bytes | None) -> float | None:
     if field is None:
         return None
     text = field.strip()
-    seconds = float(text) if _DECIMAL.fullmatch(text) else 0.0
-    if not 0.0 < seconds < float("inf"):
+    # A number that is too large for a float is a finite decimal all the same.
+    seconds = min(float(text), sys.float_info.max) if _DECIMAL.fullmatch(text) else 0.0
+    if seconds <= 0.0:
         shown = text[:40].decode("latin-1")
         raise BadDeadline(f"Sluice-Deadline: {shown!r} is not a number of seconds above 0, such as 2.5")
     return seconds

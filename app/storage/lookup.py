@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import trio
@@ -12,6 +13,8 @@ from app.errors import DatabaseUnavailable, SluiceError
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
+# Finding one bad key among the most takes nine; where everything is refused, no key is to blame.
+_MOST_REFUSALS = 24
 
 type FetchMany[V] = Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]
 
@@ -38,6 +41,7 @@ class _Batch[V]:
     """Keys that go into one query, and what came back for each."""
 
     waiting: int = 0
+    refusals: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     found: dict[str, V] = field(default_factory=dict[str, V])
@@ -54,7 +58,8 @@ class Lookup[V]:
 
     Bound: `_MOST_KEYS` keys a query, `_FLIGHTS` queries at once; those who wait are requests, bounded elsewhere.
     *Cancellation*: of one look-up leaves the others alone; the query is ended with the last that waits for it.
-    *Errors*: a key that makes its query fail fails alone (the query is halved until it stands by itself); what says
+    *Errors*: a key that makes its query fail fails alone (the query is halved until it stands by itself, or
+    `_MOST_REFUSALS` say that it is not a matter of keys); what says
     nothing about a key, such as DatabaseUnavailable, is raised to all that waited for that query.
     """
 
@@ -97,7 +102,8 @@ class Lookup[V]:
         self._pending.append(batch)
         if self._flying < _FLIGHTS:
             self._flying += 1
-            self._nursery.start_soon(self._fly)
+            # In an empty context: what a query for many logs must not bear the request id of one of them.
+            Context().run(self._nursery.start_soon, self._fly)
         return batch
 
     def _abandon(self, batch: _Batch[V]) -> None:
@@ -122,7 +128,8 @@ class Lookup[V]:
         try:
             batch.found.update(await self._fetch_many(keys))
         except Exception as error:  # noqa: BLE001 - whatever it is, it goes to those who asked
-            if len(keys) == 1 or isinstance(error, DatabaseUnavailable):
+            batch.refusals += 1
+            if len(keys) == 1 or isinstance(error, DatabaseUnavailable) or batch.refusals > _MOST_REFUSALS:
                 batch.failed.update(dict.fromkeys(keys, error))
                 return
             middle = len(keys) // 2

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, cast
 
 import alembic.command
 import alembic.config
@@ -25,6 +27,8 @@ from app.storage.schema import HEAD, VERSION_TABLE
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK_SECONDS = 120
+_LOCKED = f"another instance has been migrating the database for {_LOCK_SECONDS} s"
+_CONNECT_SECONDS = 5
 
 
 def migrate(settings: DatabaseSettings) -> str:
@@ -52,11 +56,23 @@ def _migrate_sqlite(path: Path) -> None:
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
     # The lock goes with the process, however that ends.
     with path.with_suffix(".migrate-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock_file(lock)
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL").close()
             connection.commit()
             _upgrade(connection)
+
+
+def _lock_file(lock: IO[str]) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StartError(_LOCKED) from None
+            time.sleep(0.05)
 
 
 def _migrate_mysql(settings: DatabaseSettings) -> None:
@@ -70,10 +86,19 @@ def _migrate_mysql(settings: DatabaseSettings) -> None:
         query={"charset": "utf8mb4"},
     )
     # The driver would encode a text as Latin-1.
-    arguments = {"password": settings.password.encode(), "connect_timeout": 5} | ({"ssl": tls} if tls else {})
+    arguments: dict[str, Any] = {
+        "password": settings.password.encode(),
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _CONNECT_SECONDS,
+    }
+    if tls is not None:
+        arguments["ssl"] = tls
     engine = sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
-    with engine.connect() as connection, _mysql_lock(connection, settings.name):
-        _upgrade(connection)
+    with engine.connect() as connection:
+        # What answered is a server; from here on it may take its time, for the lock and for large tables.
+        cast("Any", connection.connection.driver_connection)._read_timeout = None
+        with _mysql_lock(connection, settings.name):
+            _upgrade(connection)
 
 
 @contextmanager
@@ -82,7 +107,7 @@ def _mysql_lock(connection: sa.Connection, database: str) -> Generator[None]:
     name = "sluice-" + hashlib.sha256(database.encode()).hexdigest()[:32]
     taken = connection.execute(sa.text("SELECT GET_LOCK(:name, :seconds)"), {"name": name, "seconds": _LOCK_SECONDS})
     if taken.scalar() != 1:
-        raise StartError(f"another instance has been migrating the database for {_LOCK_SECONDS} s")
+        raise StartError(_LOCKED)
     try:
         yield
     finally:

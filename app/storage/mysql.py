@@ -11,7 +11,7 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from app.errors import DatabaseUnavailable, QueryFailed, StartError
+from app.errors import BACKING_OFF, DatabaseUnavailable, QueryFailed, StartError
 from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
 from app.storage.database import DatabaseStatistics, Rows, Scalar
@@ -161,7 +161,7 @@ class MysqlDatabase:
     async def _open_one(self) -> MysqlConnection:
         wait = self._backoff.wait(trio.current_time())
         if wait > 0:
-            raise DatabaseUnavailable("the database cannot be asked now", retry_after=wait, internal="backing off")
+            raise DatabaseUnavailable("the database cannot be asked now", retry_after=wait, internal=BACKING_OFF)
         self._backoff.begin()
         try:
             connection = await self._connect()
@@ -234,7 +234,9 @@ class _Killer:
 
     async def _release(self) -> None:
         connection = self._connection
-        if connection is not None and (connection.running or not self._turn.statistics().tasks_waiting):
+        if connection is None:
+            return
+        if connection.running or connection.broken or not self._turn.statistics().tasks_waiting:
             self._connection = None
             await connection.aclose()
 

@@ -30,6 +30,7 @@ async def open_sqlite(path: Path, threads: ThreadPool) -> AsyncGenerator[SqliteD
     Errors: StartError where the file is missing or is no database.
     """
     database = SqliteDatabase(path, threads)
+    await database.identify()
     if not await threads.run(path.is_file):
         raise StartError(f"the embedded database {path} does not exist: run `python -m app migrate`")
     try:
@@ -52,7 +53,9 @@ class SqliteDatabase:
     dialect: Literal["mysql", "sqlite"] = "sqlite"
 
     def __init__(self, path: Path, threads: ThreadPool) -> None:
+        self._path = path
         self._threads = threads
+        self._identity: tuple[int, int] | None = None
         self._readers = _Connections(path, threads, _READERS)
         self._writer = _Connections(path, threads, 1)
 
@@ -88,8 +91,15 @@ class SqliteDatabase:
                     await connection.call(_roll_back)
                 raise
 
+    async def identify(self) -> None:
+        """Remembers which file is to be served."""
+        self._identity = await self._threads.run(partial(_identity, self._path))
+
     async def ping(self) -> None:
+        """Also asks whether the file is still the one that is open: one that was removed would be served for ever."""
         await self.fetch("SELECT count(*) FROM sqlite_schema")
+        if await self._threads.run(partial(_identity, self._path)) != self._identity:
+            raise DatabaseUnavailable("the embedded database's file was removed or replaced", internal=str(self._path))
 
     def statistics(self) -> DatabaseStatistics:
         readers, writer = self._readers, self._writer
@@ -211,6 +221,14 @@ class _Connection:
 
     def close(self) -> None:
         self._raw.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:

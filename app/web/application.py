@@ -12,11 +12,15 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.routing import BaseConverter
 
+from app.errors import NotFound
+
 
 class Connection(TrioASGIHTTPConnection):
     """One request: no nursery, no queue and no time limit of its own; `app.web.boundary` has them."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if self.scope["path"].startswith("//"):  # which Werkzeug would take for "/"
+            raise NotFound(f"there is nothing at {self.scope['path']}")
         request = self._create_request_from_scope(send)
         response = await self.app.handle_request(request)
         await self._send_response(send, response)

@@ -13,8 +13,8 @@ type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first field of that lower-case name."""
-    return next((value for given, value in scope["headers"] if given == name), None)
+    """The value of that lower-case name; several fields are joined by a comma (RFC 9110 5.3); None without any."""
+    return b", ".join(values) if (values := [value for given, value in scope["headers"] if given == name]) else None
 
 
 def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:

@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 import trio
 
-from app.errors import DeadlineExceeded, ShuttingDown, SluiceError
+from app.errors import BACKING_OFF, DeadlineExceeded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
 from app.http.deadlines import parse_deadline
@@ -129,24 +129,43 @@ class _Exchange:
         self._began = trio.current_time()
         self._first_byte: float | None = None
         self._announced: int | None = None
+        self._head: Message | None = None
 
     async def send(self, message: Message) -> None:
         """ASGI's send, with what every answer carries."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.started = True
-            self._first_byte = trio.current_time()
-            self._announced = content_length(message["headers"])
-            message["headers"] = [*message["headers"], *self._headers()]
-        elif message["type"] == "http.response.body":
+            # Held back until there is something to send after it: up to then a deadline can still be told.
+            self._head = message
+            return
+        if self._head is not None:
+            if self.request.scope.cancel_called:  # which looks at the clock; Trio's own loop may not have yet
+                await trio.lowlevel.checkpoint()
+            await self._send_head(self._head)
+        if message["type"] == "http.response.body":
             if self.scope["method"] != "HEAD":  # whose body the server drops
                 self.body_bytes += len(message.get("body", b""))
             # A client that has all that was announced may leave before we have said that this was all.
             self.finishing = not message.get("more_body", False) or self.body_bytes == self._announced
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last and not message.get("body"):
+            # Only the end is left to say. Hypercorn, cancelled there, would leave the connection open and deaf.
+            with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
+                await self._send(message)
+                self.finished = True
+            return
         with self.request.moving():
             await self._send(message)
         self.finished = last
+
+    async def _send_head(self, head: Message) -> None:
+        self._head = None
+        self.status = head["status"]
+        self.started = True
+        self._first_byte = trio.current_time()
+        self._announced = content_length(head["headers"])
+        head["headers"] = [*head["headers"], *self._headers()]
+        with self.request.moving():
+            await self._send(head)
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
@@ -215,5 +234,5 @@ def _log_error(error: SluiceError, raised: BaseException) -> None:
     """An error that nobody foresaw is logged with its traceback, a foreseen one of ours in a line."""
     if type(error) is SluiceError:
         _log.error("unexpected error", exc_info=raised)
-    elif error.status >= 500:
+    elif error.status >= 500 and error.internal != BACKING_OFF:  # which the pool has logged, once a try
         _log.error(error.title.lower(), error=error.name, detail=error.detail, reason=error.internal)

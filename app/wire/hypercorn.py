@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import signal
 import socket
 import struct
@@ -258,6 +259,7 @@ class _Connection(TCPServer):
 
     stall_timeout: float
     hangups: ClassVar[Hangups | None] = None
+    _reading: trio.CancelScope | None = None
 
     async def run(self) -> None:
         try:
@@ -275,6 +277,7 @@ class _Connection(TCPServer):
         """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
         stream: Any = self.stream
         with trio.CancelScope() as reading, self._watching(stream, reading):
+            self._reading = reading
             while data := await self._read_some(stream):
                 await self.protocol.handle(RawData(data))
         await self.protocol.handle(Closed())
@@ -298,10 +301,20 @@ class _Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):
             await super().protocol_send(event)
+            if isinstance(event, Closed) and self._reading is not None:
+                # With a further request in hand, Hypercorn's reader would wait for a turn that never comes.
+                self._reading.cancel()
             return
         try:
-            async with self.send_lock:
-                await self._write(event.data)
+            rest = memoryview(event.data)
+            if not self.send_lock.locked():
+                # Without a checkpoint: what fits into the socket's buffer leaves whole, whatever ends the request.
+                rest = rest[self._write_nowait(rest) :]
+            if rest:
+                async with self.send_lock:
+                    await self._write(rest)
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
         except trio.Cancelled:
             # Part of it may be out: what would follow on this connection could be taken for the rest.
             await trio.aclose_forcefully(self.stream)
@@ -313,9 +326,20 @@ class _Connection(TCPServer):
             await trio.aclose_forcefully(self.stream)
             await self.protocol.handle(Closed())
 
-    async def _write(self, data: bytes) -> None:
-        """Writes all of ``data``; TooSlowError where none of it moves for ``stall_timeout`` seconds."""
-        rest = memoryview(data)
+    def _write_nowait(self, data: memoryview) -> int:
+        """Bytes that went out at once: none over TLS, whose records Trio makes."""
+        stream: Any = self.stream
+        if isinstance(stream, trio.SSLStream):
+            return 0
+        try:
+            return os.write(stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
+    async def _write(self, rest: memoryview) -> None:
+        """Writes all of ``rest``; TooSlowError where none of it moves for ``stall_timeout`` seconds."""
         while rest:
             with trio.fail_after(self.stall_timeout):
                 rest = rest[await self._write_some(rest) :]

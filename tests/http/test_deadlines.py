@@ -31,8 +31,9 @@ def test_a_decimal_above_0_is_that_many_seconds(field: bytes, seconds: float) ->
     assert parse_deadline(field) == seconds
 
 
-def test_a_huge_decimal_is_a_finite_deadline() -> None:
-    seconds = parse_deadline(b"9" * 300)
+@pytest.mark.parametrize("digits", [300, 400])
+def test_a_huge_decimal_is_a_finite_deadline(digits: int) -> None:
+    seconds = parse_deadline(b"9" * digits)
     assert seconds is not None
     assert math.isfinite(seconds)
 
@@ -67,7 +68,6 @@ def test_a_huge_decimal_is_a_finite_deadline() -> None:
         b"\xb2",
         "\u0663".encode(),
         b"1\x00",
-        b"9" * 400,
     ],
 )
 def test_anything_else_is_refused_with_what_was_given(field: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs the migrations on the connection that `app.storage.schema` opened and locked."""
+"""Alembic's entry point: runs the migrations on the connection that `app.storage.migrate` opened and locked."""
 
 from alembic import context
 
