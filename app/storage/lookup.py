@@ -13,8 +13,8 @@ from app.errors import DatabaseUnavailable, SluiceError
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
-# Finding one bad key among the most takes nine; where everything is refused, no key is to blame.
-_MOST_REFUSALS = 24
+# In a row. Finding one bad key among the most takes nine; where everything is refused, no key is to blame.
+_MOST_REFUSALS = 64
 
 type FetchMany[V] = Callable[[Sequence[str]], Awaitable[Mapping[str, V]]]
 
@@ -59,7 +59,7 @@ class Lookup[V]:
     Bound: `_MOST_KEYS` keys a query, `_FLIGHTS` queries at once; those who wait are requests, bounded elsewhere.
     *Cancellation*: of one look-up leaves the others alone; the query is ended with the last that waits for it.
     *Errors*: a key that makes its query fail fails alone (the query is halved until it stands by itself, or
-    `_MOST_REFUSALS` say that it is not a matter of keys); what says
+    `_MOST_REFUSALS` in a row say that it is not a matter of keys); what says
     nothing about a key, such as DatabaseUnavailable, is raised to all that waited for that query.
     """
 
@@ -127,6 +127,7 @@ class Lookup[V]:
         self._keys += len(keys)
         try:
             batch.found.update(await self._fetch_many(keys))
+            batch.refusals = 0
         except Exception as error:  # noqa: BLE001 - whatever it is, it goes to those who asked
             batch.refusals += 1
             if len(keys) == 1 or isinstance(error, DatabaseUnavailable) or batch.refusals > _MOST_REFUSALS:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from app.errors import DatabaseUnavailable, QueryFailed
+from app.flow.request import RequestScope, current_request
 from app.storage.database import Database
 from app.storage.lookup import FetchMany, Lookup, open_lookup
 
@@ -334,3 +335,35 @@ async def test_a_look_up_sees_what_was_committed_before_it(database: Database) -
             assert await lookup.get(f"u{number}") is None
             await _add(database, f"u{number}")
             assert await lookup.get(f"u{number}") == f"u{number}.pdf"
+
+
+async def test_where_every_key_is_refused_the_query_is_not_split_for_ever() -> None:
+    asked = 0
+
+    async def refuse(keys: Sequence[str]) -> Mapping[str, str]:
+        nonlocal asked
+        asked += 1
+        raise QueryFailed("no such table")
+
+    async def get(key: str) -> None:
+        with pytest.raises(QueryFailed):
+            await lookup.get(key)
+
+    async with open_lookup(refuse) as lookup, trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(get, str(number))
+    assert asked < 200  # else it is nearly 400
+
+
+async def test_a_query_for_many_bears_the_request_of_none() -> None:
+    seen: list[object] = []
+
+    async def fetch(keys: Sequence[str]) -> Mapping[str, str]:
+        seen.append(current_request.get(None))
+        return {}
+
+    async with open_lookup(fetch) as lookup:
+        token = current_request.set(RequestScope("a"))
+        await lookup.get("key")
+        current_request.reset(token)
+    assert seen == [None]

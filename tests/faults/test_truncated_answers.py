@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +77,20 @@ def test_over_http_2_the_stream_is_reset_and_the_connection_goes_on(server: Slui
         events.clear()
         get(3, "/healthz")
         until(h2.events.StreamEnded)
+
+
+def test_a_cut_answer_with_a_further_request_in_hand_does_not_hold_the_server(
+    server: SluiceProcess, tmp_path: Path
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        request = b"GET /api/report/large HTTP/1.1\r\nHost: sluice\r\n\r\n"
+        client.sendall(request + request)
+        client.recv(1024)
+        _truncate(tmp_path)
+        while client.recv(1 << 16):
+            pass
+    server.wait_for_event("request", count=2)
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert time.monotonic() - began < 10  # the drain timeout is 30 s

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 import trio
 
+import app.storage.migrate
 from app.errors import QueryFailed, StartError
 from app.reports.catalogue import Entry, Replaced, open_catalogue
 from app.settings import DatabaseSettings
@@ -301,3 +304,20 @@ def test_a_file_that_is_no_database_is_refused(sqlite_settings: DatabaseSettings
 def test_a_folder_that_cannot_be_made_is_told(sqlite_settings: DatabaseSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "file" in _refusal(replace(sqlite_settings, path=tmp_path / "file" / "sluice.db"))
+
+
+def test_a_server_that_never_speaks_is_given_up(
+    mysql_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.storage.migrate, "_CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "migrated" in _refusal(replace(mysql_settings, port=silent.getsockname()[1]))
+
+
+def test_a_migration_that_waits_for_another_for_too_long_is_given_up(
+    sqlite_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.storage.migrate, "_LOCK_SECONDS", 0.1)
+    with sqlite_settings.path.with_suffix(".migrate-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another instance" in _refusal(sqlite_settings)

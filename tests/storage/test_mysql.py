@@ -333,3 +333,24 @@ async def test_who_still_works_at_the_close_leaves_nothing_either(
     await done.wait()
     assert mysql.statistics().open == 0
     assert _sockets() == before
+
+
+async def test_a_spare_connection_that_broke_is_not_used_for_the_next_query(
+    mysql: MysqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, opened = mysql._killer._connect, 0
+
+    async def first_breaks() -> MysqlConnection:
+        nonlocal opened
+        opened += 1
+        connection = await connect()
+        if opened == 1:
+            await connection._stream.aclose()
+        return connection
+
+    monkeypatch.setattr(mysql._killer, "_connect", first_breaks)
+    with trio.move_on_after(0.5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(mysql.fetch, "SELECT SLEEP(600)")
+    assert mysql.statistics().killed == 3

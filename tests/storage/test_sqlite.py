@@ -303,3 +303,18 @@ async def test_who_still_works_at_the_close_leaves_no_file_open_either(
 def _open_files(path: Path) -> list[str]:
     targets = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.startswith(str(path))]
+
+
+async def test_a_file_that_was_removed_or_replaced_is_told(
+    sqlite_settings: DatabaseSettings, threads: ThreadPool
+) -> None:
+    """The one that is open would otherwise be served for ever, and what is added to the new one never found."""
+    migrate(sqlite_settings)
+    async with open_sqlite(sqlite_settings.path, threads) as sqlite:
+        await sqlite.ping()
+        sqlite_settings.path.unlink()
+        with pytest.raises(DatabaseUnavailable, match="removed or replaced"):
+            await sqlite.ping()
+        migrate(sqlite_settings)
+        with pytest.raises(DatabaseUnavailable, match="removed or replaced"):
+            await sqlite.ping()

@@ -9,7 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from app.web.asgi import Receive, Scope, Send
+from app.errors import BadDeadline
+from app.http.deadlines import parse_deadline
+from app.web.asgi import Receive, Scope, Send, header
 from tests.web.wire import SERVER_DEADLINE, Handler, Wire, answer, ask, begin_and_wait, chunk, start, wait
 
 type Log = list[MutableMapping[str, Any]]
@@ -152,3 +154,10 @@ async def test_the_part_of_an_answer_that_came_before_the_deadline_stays_as_it_w
     wire = await ask(begin_and_wait, {"sluice-deadline": "1"})
     assert [message["type"] for message in wire.sent] == ["http.response.start", "http.response.body"]
     assert (wire.status, wire.body) == (200, b"part")
+
+
+def test_two_deadlines_are_none() -> None:
+    assert parse_deadline(header({"headers": [(b"sluice-deadline", b"5")]}, b"sluice-deadline")) == 5
+    with pytest.raises(BadDeadline):
+        fields = [(b"sluice-deadline", b"5"), (b"sluice-deadline", b"6")]
+        parse_deadline(header({"headers": fields}, b"sluice-deadline"))
