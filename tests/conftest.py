@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,18 +14,14 @@ from app.storage.database import Database
 from app.storage.migrate import migrate
 from app.storage.mysql import open_mysql
 from app.storage.sqlite import open_sqlite
-from tests.mariadb import MariaDb
+from tests.mariadb import MariaDb, running_mariadb
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDb]:
     """A private MariaDB for the whole run. A test that stops it starts it again."""
-    # Not below pytest's own folder, which only its user may enter.
-    with TemporaryDirectory(prefix="sluice-mariadb-") as folder:
-        server = MariaDb(Path(folder))
-        server.start()
+    with running_mariadb() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pymysql
@@ -112,6 +113,17 @@ class MariaDb:
         self.query(f"CREATE USER '{name}'@'%' IDENTIFIED BY 'secret-{name}'")
         self.query(f"GRANT ALL ON {name}.* TO '{name}'@'%'")
         return DatabaseSettings("127.0.0.1", self.port, name, f"secret-{name}", name, None, pool, Path("unused"))
+
+
+@contextmanager
+def running_mariadb() -> Generator[MariaDb]:
+    """A server that answers, stopped and removed at the end."""
+    # Not below pytest's own folder, which only its user may enter.
+    with TemporaryDirectory(prefix="sluice-mariadb-") as folder:
+        server = MariaDb(Path(folder))
+        server.start()
+        yield server
+        server.stop()
 
 
 def _program(name: str) -> str:

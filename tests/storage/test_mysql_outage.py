@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import trio
@@ -12,17 +10,14 @@ import trio
 import app.storage.mysql
 from app.errors import DatabaseUnavailable
 from app.storage.mysql import MysqlDatabase, open_mysql
-from tests.mariadb import MariaDb
+from tests.mariadb import MariaDb, running_mariadb
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[MariaDb]:
     """A server of our own, which others do not miss while it is away."""
-    with TemporaryDirectory(prefix="sluice-mariadb-") as folder:
-        server = MariaDb(Path(folder))
-        server.start()
+    with running_mariadb() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture
