@@ -270,8 +270,13 @@ def _try_begin(raw: sqlite3.Connection) -> sqlite3.Cursor | None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
+    return _primary_code(error) in _BUSY_CODES
+
+
+def _primary_code(error: sqlite3.Error) -> int | None:
+    """SQLite's result code without what extends it; None where the module itself raised."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _BUSY_CODES
+    return None if code is None else code & 0xFF
 
 
 def _roll_back(raw: sqlite3.Connection) -> None:
@@ -280,8 +285,7 @@ def _roll_back(raw: sqlite3.Connection) -> None:
 
 
 def _translated(error: sqlite3.Error) -> DatabaseUnavailable | QueryFailed:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF in _BUSY_CODES | _AWAY_CODES:
+    if _primary_code(error) in _BUSY_CODES | _AWAY_CODES:
         return DatabaseUnavailable("the embedded database cannot be used now", retry_after=1, internal=str(error))
     return QueryFailed("the database refused a statement", internal=str(error))
 
