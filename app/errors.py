@@ -73,8 +73,32 @@ class PreconditionFailed(SluiceError):
     name, status, title = "precondition-failed", 412, "Precondition failed"
 
 
+class RequestTimeout(SluiceError):
+    name, status, title = "request-timeout", 408, "Request timeout"
+
+
+class BodyTooLarge(SluiceError):
+    name, status, title = "body-too-large", 413, "Body too large"
+
+
+class TargetTooLong(SluiceError):
+    name, status, title = "target-too-long", 414, "Request target too long"
+
+
 class RangeNotSatisfiable(SluiceError):
     name, status, title = "range-not-satisfiable", 416, "Range not satisfiable"
+
+
+class HeadTooLarge(SluiceError):
+    name, status, title = "head-too-large", 431, "Request head too large"
+
+
+class NotImplementedHere(SluiceError):
+    name, status, title = "not-implemented", 501, "Not implemented"
+
+
+class VersionNotSupported(SluiceError):
+    name, status, title = "version-not-supported", 505, "HTTP version not supported"
 
 
 # -- ours --------------------------------------------------------------------------------------------------------------
@@ -97,6 +121,10 @@ BACKING_OFF = "backing off"
 
 class DatabaseUnavailable(SluiceError):
     name, status, title = "database-unavailable", 503, "Database unavailable"
+
+
+class Overloaded(SluiceError):
+    name, status, title = "overloaded", 503, "Overloaded"
 
 
 class ShuttingDown(SluiceError):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dotenv.parser import parse_stream
 
@@ -28,10 +29,22 @@ _MASK = "********"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The listening socket and its time limits, in seconds."""
+    """The listening socket, its time limits in seconds, and what one client may send and hold.
+
+    wire: who serves HTTP/1.1. max_connections: of one worker process. max_head_bytes, max_head_fields: of a request's
+    head, the request line included. max_upload: bytes of a body that a route takes as it comes. max_json: bytes of one
+    that a route reads whole.
+    """
 
     host: str
     port: int
+    wire: Literal["sluice", "stock"]
+    max_connections: int
+    max_head_bytes: int
+    max_head_fields: int
+    max_upload: int
+    max_json: int
+    header_timeout: float
     idle_timeout: float
     stall_timeout: float
     request_deadline: float
@@ -106,6 +119,13 @@ VARIABLES: tuple[Variable, ...] = (
         "8",
         alias="UV_THREADPOOL_SIZE",
     ),
+    Variable("SLUICE_WIRE", "who serves HTTP/1.1: `sluice`, or `stock` for Hypercorn as it comes", "sluice"),
+    Variable("SLUICE_MAX_CONNECTIONS", "client connections of a worker process at most; past it 503", "10000"),
+    Variable("SLUICE_MAX_HEAD_SIZE", "a request's head, its request line included", "32KiB"),
+    Variable("SLUICE_MAX_HEAD_FIELDS", "header fields of a request at most", "100"),
+    Variable("SLUICE_MAX_UPLOAD", "largest streamed body", "5GiB"),
+    Variable("SLUICE_MAX_JSON", "largest body that a route reads whole", "1MiB"),
+    Variable("SLUICE_HEADER_TIMEOUT", "a request head must be complete, counted from its first byte", "10s"),
     Variable("SLUICE_IDLE_TIMEOUT", "keep-alive connection without a request", "75s"),
     Variable("SLUICE_STALL_TIMEOUT", "no byte moved while we wait on the peer", "30s"),
     Variable("SLUICE_REQUEST_DEADLINE", "a request's whole time; transfers that keep moving are exempt", "60s"),
@@ -175,6 +195,13 @@ class _Reader:
         server = ServerSettings(
             host=self._text("HOST"),
             port=self._whole("PORT", 0, 65535),
+            wire="stock" if self._one_of("SLUICE_WIRE", "sluice", "stock") == "stock" else "sluice",
+            max_connections=self._whole("SLUICE_MAX_CONNECTIONS", 1, 1_000_000),
+            max_head_bytes=self._bytes("SLUICE_MAX_HEAD_SIZE", 1024, 1024**2),
+            max_head_fields=self._whole("SLUICE_MAX_HEAD_FIELDS", 1, 10_000),
+            max_upload=self._bytes("SLUICE_MAX_UPLOAD", 1, 2**62),
+            max_json=self._bytes("SLUICE_MAX_JSON", 1, 1024**3),
+            header_timeout=self._seconds("SLUICE_HEADER_TIMEOUT"),
             idle_timeout=self._seconds("SLUICE_IDLE_TIMEOUT"),
             stall_timeout=self._seconds("SLUICE_STALL_TIMEOUT"),
             request_deadline=self._seconds("SLUICE_REQUEST_DEADLINE"),
@@ -236,6 +263,17 @@ class _Reader:
         if _WHOLE.fullmatch(text) and least <= int(text) <= most:
             return int(text)
         return self._refuse(name, text, f"a whole number from {least} to {most}", least)
+
+    def _one_of(self, name: str, *allowed: str) -> str:
+        name, text = self._named(name)
+        return text if text in allowed else self._refuse(name, text, " or ".join(allowed), allowed[0])
+
+    def _bytes(self, name: str, least: int, most: int) -> int:
+        name, text = self._named(name)
+        size = parse_bytes(text)
+        if size is not None and least <= size <= most:
+            return size
+        return self._refuse(name, text, f"a size of {least} to {most} bytes, such as 512KiB, 1MiB or 5GiB", least)
 
     def _seconds(self, name: str, *, may_be_zero: bool = False) -> float:
         name, text = self._named(name)
