@@ -7,13 +7,15 @@ from app.compose import build_server
 from app.flow.drain import DrainGate
 from app.settings import load_settings
 from app.telemetry.logs import configure_logs
-from app.wire.hypercorn import Drain, install
+from app.wire.drain import Drain
+from app.wire.hypercorn import install
 
 _settings = or_exit(load_settings)
 configure_logs()
 _gate = DrainGate()
 install(
     Drain(_gate, _settings.server.drain_delay, _settings.server.drain_timeout),
-    stall_timeout=_settings.server.stall_timeout,
+    _settings.server,
+    _settings.threads.io,
 )
 app = build_server(_settings, _gate)

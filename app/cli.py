@@ -25,7 +25,8 @@ from app.storage.blobs import open_blobs
 from app.storage.schema import check_schema
 from app.telemetry.logs import configure_logs
 from app.web.faults import real_errors, start_errors
-from app.wire.hypercorn import Drain, hypercorn_values, serve
+from app.wire.drain import Drain
+from app.wire.hypercorn import hypercorn_values, serve
 
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:;[\x20-\x7e]*)?")
 
@@ -102,7 +103,8 @@ def _serve(settings: Settings, _: argparse.Namespace) -> None:
     gate = DrainGate()
     server = settings.server
     drain = Drain(gate, server.drain_delay, server.drain_timeout, second_signal_cuts=True)
-    if not trio.run(partial(serve, build_server(settings, gate), config, sockets, drain, server.stall_timeout)):
+    app = build_server(settings, gate)
+    if not trio.run(partial(serve, app, config, sockets, drain, server, settings.threads.io)):
         sys.exit(1)
 
 

@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import trio
 
 from app.flow.drain import DrainGate
 from app.flow.threads import ThreadPool
 from app.reports.catalogue import open_catalogue
-from app.reports.routes import reports_blueprint
+from app.reports.routes import report_route
 from app.reports.service import Reports
 from app.settings import Settings
 from app.storage.blobs import LocalBlobs, open_blobs
@@ -22,10 +21,10 @@ from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
 from app.web.application import build_application
-from app.web.asgi import AsgiApp
 from app.web.health import health_blueprint
 from app.web.index import index_blueprint
 from app.web.lifespan import Server
+from app.wire.asgi import AsgiApp
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,10 @@ async def open_house(settings: Settings) -> AsyncGenerator[House]:
     async with open_database(settings) as database:
         await check_schema(database)
         async with open_catalogue(database) as catalogue:
-            yield House(database, blobs, Reports(catalogue, blobs))
+            try:
+                yield House(database, blobs, Reports(catalogue, blobs))
+            finally:
+                blobs.close()
 
 
 def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
@@ -64,12 +66,10 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
     """The HTTP application over an open house."""
     async with open_house(settings) as house:
         checks = {"database": house.database.ping, "reports": house.blobs.probe}
-        yield cast(
-            "AsgiApp",  # Quart's own types of scope and events are narrower than ASGI's
-            build_application(index_blueprint(), reports_blueprint(house.reports), health_blueprint(checks, gate)),
-        )
+        blueprints = [index_blueprint(), health_blueprint(checks, gate)]
+        yield build_application(blueprints, [report_route(house.reports)], settings.server)
 
 
 def build_server(settings: Settings, gate: DrainGate) -> Server:
     """The ASGI application, its rooms still closed."""
-    return Server(partial(open_application, settings, gate), gate, settings.server.request_deadline)
+    return Server(partial(open_application, settings, gate), gate, settings.server)

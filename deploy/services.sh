@@ -13,6 +13,7 @@ if [ "${1:-}" = bench ]; then
     command -v wrk >/dev/null || packages="$packages wrk"
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"
+    command -v nginx >/dev/null || packages="$packages nginx-light"
 fi
 [ -n "$packages" ] || exit 0
 

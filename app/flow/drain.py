@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -35,22 +33,20 @@ class DrainGate:
         self._finished = 0
         self._cut = 0
 
-    @contextmanager
-    def running(self, request: RequestScope) -> Generator[None]:
-        """Counts ``request`` as running for as long as the context lasts; after `cut` it is cancelled at once."""
+    def enter(self, request: RequestScope) -> None:
+        r"""Counts ``request`` as running until it `leave`\ s; after `cut` it is cancelled at once."""
         self._running[id(request)] = request
         if self._over.is_set():
             request.cancel("shutdown")
-        try:
-            yield
-        finally:
-            del self._running[id(request)]
-            if self._draining.is_set():
-                self._cut += request.reason == "shutdown"
-                self._finished += request.reason != "shutdown"
-            if not self._running:
-                self._idle.set()
-                self._idle = trio.Event()
+
+    def leave(self, request: RequestScope) -> None:
+        del self._running[id(request)]
+        if self._draining.is_set():
+            self._cut += request.reason == "shutdown"
+            self._finished += request.reason != "shutdown"
+        if not self._running:
+            self._idle.set()
+            self._idle = trio.Event()
 
     @property
     def draining(self) -> bool:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
 import trio
 
+from app.flow.timeouts import Timeouts
+
 type Reason = Literal["disconnected", "deadline", "shutdown"]
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class RequestScope:
     """One request, from its first byte to its last.
 
     id: its request id. trace_id: the trace that it belongs to, or None.
-    resources: closed when the request ends, whatever ends it; for what an answer holds (such as an open file) between
-        the moment it is chosen and the moment it is sent. Callbacks are sync.
     reason: why the request was cancelled; None while it was not.
 
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
@@ -28,30 +27,59 @@ class RequestScope:
 
     id: str
     trace_id: str | None = None
-    resources: ExitStack = field(default_factory=ExitStack)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     reason: Reason | None = None
+    _resources: ExitStack | None = None
     _lasts: bool = True
     _seconds: float = math.inf
+    _timeouts: Timeouts[RequestScope] | None = None
+
+    @property
+    def resources(self) -> ExitStack:
+        """Closed when the request ends, whatever ends it; for what an answer holds (such as an open file) between the
+        moment it is chosen and the moment it is sent. Callbacks are sync."""
+        if self._resources is None:
+            self._resources = ExitStack()
+        return self._resources
+
+    def close(self) -> None:
+        """The request has ended."""
+        if self._timeouts is not None:
+            self._timeouts.leave(self)
+        if self._resources is not None:
+            self._resources.close()
 
     def set_deadline(self, seconds: float, *, lasts: bool) -> None:
         """Ends the request ``seconds`` from now. ``lasts``: also while its answer is on the way to the client.
 
-        One that does not last counts only while the answer does not move: see `moving`.
+        One that does not last counts only while the answer does not move: see `begin_moving`.
         """
         self.scope.deadline = trio.current_time() + seconds
         self._seconds = seconds
         self._lasts = lasts
 
-    @contextmanager
-    def moving(self) -> Generator[None]:
-        """A part of the answer is on its way: meanwhile the stall limit of the write counts; then time starts anew."""
-        if self._lasts:
-            yield
-            return
-        self.scope.deadline = math.inf
-        yield
-        self.scope.deadline = trio.current_time() + self._seconds
+    def limit(self, timeouts: Timeouts[RequestScope]) -> None:
+        """Ends the request by ``timeouts``, a limit that it shares with others and that does not last."""
+        self._timeouts = timeouts
+        self._lasts = False
+        timeouts.enter(self)
+
+    def begin_moving(self) -> None:
+        """A part of the answer is on its way: until `end_moving` the stall limit of the write counts instead."""
+        if self._timeouts is not None:
+            self._timeouts.leave(self)
+        elif not self._lasts:
+            self.scope.deadline = math.inf
+
+    def end_moving(self) -> None:
+        """It has left: time starts anew."""
+        if self._timeouts is not None:
+            self._timeouts.enter(self)
+        elif not self._lasts:
+            self.scope.deadline = trio.current_time() + self._seconds
+
+    def expire(self) -> None:
+        self.cancel("deadline")
 
     def cancel(self, reason: Reason) -> None:
         if not self.scope.cancel_called:  # also True once the deadline has passed

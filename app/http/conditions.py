@@ -16,7 +16,7 @@ _ELEMENT = re.compile(_TAG)
 _LIST = re.compile(rf"[ \t,]*+{_TAG}(?:[ \t]*+,[ \t,]*+{_TAG})*+[ \t,]*+")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Validators:
     """What identifies the selected representation.
 

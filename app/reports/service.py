@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
 import structlog
@@ -14,7 +15,8 @@ from app.http.conditions import Validators
 from app.http.media import extension_of, media_type_of
 from app.reports.catalogue import Catalogue, Entry, Replaced, TooEarly
 from app.reports.user_ids import check_user_id
-from app.storage.blobs import Blob, BlobUnreadable, LocalBlobs, StoredBlob
+from app.storage.blobs import BlobUnreadable, LocalBlobs, StoredBlob
+from app.storage.open_files import Blob
 
 _log = structlog.get_logger()
 
@@ -22,7 +24,7 @@ _SECOND_NS = 10**9
 _TRIES = 5
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Report:
     """A user's newest report, open. Whoever got it closes ``blob``."""
 
@@ -48,7 +50,8 @@ class Reports:
         entry = await self._entry(user_id)
         while True:
             try:
-                return _report(entry, await self._blobs.open(entry.path))
+                blob = self._blobs.open_nowait(entry.path) or await self._blobs.open(entry.path)
+                return _report(entry, blob)
             except BlobUnreadable as error:
                 # Perhaps it was replaced, and its file removed, between the row and the file.
                 newer = await self._entry(user_id)
@@ -107,9 +110,16 @@ class Reports:
                 _log.info("storing a report is tried again", user_id=user_id, reason=error.internal)
 
 
+@lru_cache(maxsize=1024)
 def entity_tag(digest: str, media_type: str) -> str:
     """The strong tag of a stored report: it changes with the bytes, and with what they are said to be."""
     return f'"{hashlib.sha256(f"{digest} {media_type}".encode()).hexdigest()[:32]}"'
+
+
+@lru_cache(maxsize=1024)
+def _file_tag(identity: tuple[int, ...], media_type: str) -> str:
+    """The strong tag of a file that others write: it changes with all that the file system says of it."""
+    return f'"f-{hashlib.sha256(repr((identity, media_type)).encode()).hexdigest()[:32]}"'
 
 
 def _report(entry: Entry, blob: Blob) -> Report:
@@ -122,6 +132,5 @@ def _report(entry: Entry, blob: Blob) -> Report:
         validators = Validators(entity_tag(entry.digest, media_type), seconds, seconds <= time.time())
     else:
         # A file that others write: its date is strong when its second has passed.
-        state = hashlib.sha256(repr((blob.identity, media_type)).encode()).hexdigest()[:32]
-        validators = Validators(f'"f-{state}"', seconds, seconds + 1 <= time.time())
+        validators = Validators(_file_tag(blob.identity, media_type), seconds, seconds + 1 <= time.time())
     return Report(entry.user_id, media_type, validators, blob)

@@ -6,18 +6,33 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import SluiceError, StartError
-from app.flow.threads import ThreadPool
+import trio
 
-CHUNK_BYTES = 128 * 1024
+from app.errors import StartError
+from app.flow.threads import ThreadPool
+from app.storage.open_files import (
+    CHUNK_BYTES,
+    Blob,
+    BlobTruncated,
+    OpenFile,
+    OpenFiles,
+    OpenFilesStatistics,
+    file_id,
+    identity_of,
+    is_stale,
+)
+
+__all__ = ["CHUNK_BYTES", "Blob", "BlobTruncated", "BlobUnreadable", "LocalBlobs", "StoredBlob", "open_blobs"]
+
 _INCOMING = ".incoming"
 
 
@@ -26,11 +41,8 @@ class BlobUnreadable(Exception):
 
     def __init__(self, path: str, reason: str, *, gone: bool = False) -> None:
         super().__init__(f"{path!r}: {reason}")
+        self.reason = reason
         self.gone = gone
-
-
-class BlobTruncated(SluiceError):
-    """A file became shorter while it was sent; the answer cannot be completed."""
 
 
 @dataclass(frozen=True)
@@ -43,43 +55,18 @@ class StoredBlob:
     modified_ns: int
 
 
-class Blob:
-    """An open file.
+class _Look:
+    """One look at the file system for what is at a path, and all who wait for it.
 
-    size: bytes. modified_ns: nanoseconds since the epoch. identity: changes whenever the file is replaced or written.
-    head: its first bytes, as many as fit a chunk. Closing is sync and idempotent.
+    began: when the thread began. found: the file, unless it was changed meanwhile. refused: why there is none.
+    With neither, for instance as whoever looked was cancelled, those who wait have to look themselves.
     """
 
-    def __init__(self, descriptor: int, threads: ThreadPool) -> None:
-        self._descriptor = descriptor
-        self._threads = threads
-        status = os.fstat(descriptor)
-        self.size = status.st_size
-        self.modified_ns = status.st_mtime_ns
-        self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        self.head = os.pread(descriptor, CHUNK_BYTES, 0)
-
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes]:
-        """Bytes ``start`` up to ``stop``, in chunks of `CHUNK_BYTES`, one thread hop each (none for the first chunk
-        of the file, which came with opening it).
-
-        *Errors*: BlobTruncated where the file has become shorter than it was.
-        """
-        while start < stop:
-            length = min(CHUNK_BYTES, stop - start)
-            if start + length <= len(self.head):
-                chunk = self.head[start : start + length]
-            else:
-                chunk = await self._threads.run(partial(os.pread, self._descriptor, length, start))
-            if not chunk:
-                raise BlobTruncated("the report became shorter while it was sent")
-            start += len(chunk)
-            yield chunk
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.began: float | None = None
+        self.found: OpenFile | None = None
+        self.refused: BlobUnreadable | None = None
 
 
 class LocalBlobs:
@@ -87,16 +74,42 @@ class LocalBlobs:
 
     A path is relative to the directory, or absolute inside it. Symbolic links are followed as long as they stay
     inside; ``..`` that leaves it, devices, FIFOs, sockets and folders are refused without being opened.
+
+    Files stay open for the next one who asks (`OpenFiles` has the bounds). What others change behind our back is
+    noticed within 1 s: that long at most a path leads to the file that was last seen there.
+
+    clock: seconds, on any steady clock that threads can read.
     """
 
-    def __init__(self, directory: Path, threads: ThreadPool) -> None:
+    def __init__(self, directory: Path, threads: ThreadPool, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._threads = threads
+        self._clock = clock
         self._probing = ThreadPool("probe", 1)
+        self._files = OpenFiles()
+        self._looks: dict[str, _Look] = {}  # as many as there are callers at most
+
+    def open_nowait(self, path: str) -> Blob | None:
+        """A lease, where the file is open and was seen at ``path`` a moment ago; else None."""
+        file = self._files.get(path, self._clock(), looking=path in self._looks)
+        return None if file is None else Blob(file, self._files, self._threads)
 
     async def open(self, path: str) -> Blob:
-        """*Errors*: BlobUnreadable. *Cancellation*: waits for the thread, and leaves nothing open."""
-        return await self._threads.run(partial(self._open, path))
+        """A lease, with a look at the file system where it is due: one for all who want the same path.
+
+        *Errors*: BlobUnreadable. *Cancellation*: waits for the thread, and leaves nothing open.
+        """
+        await trio.lowlevel.checkpoint()
+        while (blob := self.open_nowait(path)) is None:
+            look = self._looks.get(path)
+            if look is None or (look.began is not None and is_stale(look.began, self._clock())):
+                return await self._look(path)
+            await look.ended.wait()
+            if look.refused is not None:
+                raise BlobUnreadable(path, look.refused.reason, gone=look.refused.gone) from look.refused
+            if look.found is not None and look.found.descriptor >= 0:
+                return Blob(look.found, self._files, self._threads)
+        return blob
 
     async def store(self, source: BinaryIO, *, suffix: str) -> StoredBlob:
         """Copies ``source`` into a new file with a name of its own, durable when this returns.
@@ -107,36 +120,84 @@ class LocalBlobs:
 
     async def redate(self, blob: StoredBlob, modified_ns: int) -> StoredBlob:
         """Gives a file that nobody reads yet another modification time."""
-        await self._threads.run(partial(os.utime, self._directory / blob.path, ns=(modified_ns, modified_ns)))
+        self._files.forget(await self._threads.run(partial(self._redate, blob.path, modified_ns)))
         return replace(blob, modified_ns=modified_ns)
 
     async def remove(self, path: str) -> None:
-        """Removes a file below the folder, where it is there."""
-        await self._threads.run(partial(self._remove, path))
+        """Removes a file below the folder, where it is there. Who has it open can go on; nobody gets it any more."""
+        removed = await self._threads.run(partial(self._remove, path))
+        self._files.drop(path)  # even where somebody else had removed it
+        self._files.forget(removed)
 
     async def probe(self) -> None:
         """Whether the folder can be listed and written to. *Errors*: OSError.
 
         *Cancellation*: at once, even where the file system hangs; at most one thread is left behind with it.
         """
+        self._files.sweep(self._clock())
         await self._probing.run_or_abandon(self._probe)
 
-    def _open(self, path: str) -> Blob:
-        root = os.path.realpath(self._directory)
-        inside = self._resolve(root, path)
+    def statistics(self) -> OpenFilesStatistics:
+        return self._files.statistics()
+
+    def close(self) -> None:
+        """Closes the files that nobody reads; the others when their lease is. Idempotent."""
+        self._files.close()
+
+    async def _look(self, path: str) -> Blob:
+        """`open` by a look of our own, for the others too."""
+        look = self._looks[path] = _Look()
+        generation = self._files.generation
+        self._files.misses += 1
+        with ExitStack() as stack:
+            stack.callback(self._end, path, look)
+            if (held := self._files.peek(path)) is not None:
+                # So that it cannot be closed while its identity is compared.
+                stack.callback(Blob(held, self._files, self._threads).close)
+            try:
+                found = await self._threads.run(partial(self._find, path, look, held))
+            except BlobUnreadable as error:
+                look.refused = error
+                self._files.drop(path)
+                raise
+            # No checkpoint from here on: what was found is nobody's yet.
+            blob = Blob(found, self._files, self._threads)
+            if generation == self._files.generation:
+                found.checked = max(found.checked, look.began or found.checked)
+                self._files.put(path, found)
+                look.found = found
+            return blob
+
+    def _end(self, path: str, look: _Look) -> None:
+        if self._looks.get(path) is look:
+            del self._looks[path]
+        look.ended.set()
+
+    def _find(self, path: str, look: _Look, held: OpenFile | None) -> OpenFile:
+        """What is at ``path`` now, which is ``held`` where nothing changed."""
+        look.began = self._clock()
+        descriptor = self._open(path)
         try:
-            descriptor = _open_beneath(root, inside)
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise BlobUnreadable(path, "is no regular file")
-            return Blob(descriptor, self._threads)
+            if held is None or held.identity != identity_of(status):
+                return OpenFile(descriptor, status, look.began)
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, OSError):
                 raise _unreadable(path, error) from error
             raise
+        os.close(descriptor)
+        return held
+
+    def _open(self, path: str) -> int:
+        root = os.path.realpath(self._directory)
+        inside = self._resolve(root, path)
+        try:
+            return _open_beneath(root, inside)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
 
     def _resolve(self, root: str, path: str) -> list[str]:
         """The path's parts below ``root`` once every link in it is followed."""
@@ -172,10 +233,19 @@ class LocalBlobs:
             raise
         return StoredBlob(f"{name[:2]}/{name}", size, digest, final.stat().st_mtime_ns)
 
-    def _remove(self, path: str) -> None:
+    def _redate(self, path: str, modified_ns: int) -> tuple[int, int]:
+        file = self._directory / path
+        os.utime(file, ns=(modified_ns, modified_ns))
+        return file_id(file.stat())
+
+    def _remove(self, path: str) -> tuple[int, int] | None:
         root = os.path.realpath(self._directory)
         with suppress(BlobUnreadable, FileNotFoundError):
-            os.unlink(os.path.join(root, *self._resolve(root, path)))
+            real = os.path.join(root, *self._resolve(root, path))
+            status = os.stat(real, follow_symlinks=False)
+            os.unlink(real)
+            return file_id(status)
+        return None
 
     def _probe(self) -> None:
         with os.scandir(self._directory) as entries:

@@ -15,6 +15,7 @@ import trio_mysql.cursors  # pyright: ignore[reportMissingTypeStubs]
 from trio_mysql import _auth as _untyped_auth  # pyright: ignore[reportMissingTypeStubs]
 from trio_mysql import err
 from trio_mysql.constants import CLIENT, CR, ER  # pyright: ignore[reportMissingTypeStubs]
+from trio_mysql.protocol import FieldDescriptorPacket, MysqlPacket  # pyright: ignore[reportMissingTypeStubs]
 
 from app.errors import DatabaseUnavailable, QueryFailed
 from app.settings import DatabaseSettings
@@ -22,6 +23,10 @@ from app.storage.database import Rows, Scalar
 
 CONNECT_SECONDS = 5.0
 _auth: Any = _untyped_auth
+# Of a packet: its length, little-endian, and its number. One of the longest goes on in the next.
+_HEADER_BYTES = 4
+_LONGEST = 0xFFFFFF
+_ERROR = 0xFF
 _QUIT_SECONDS = 0.5
 _UNAVAILABLE = "the database cannot be asked now"
 
@@ -75,8 +80,32 @@ class _CachingSha2:
         return await _auth._roundtrip(self._driver, _auth.sha2_rsa_encrypt(password, nonce, key))
 
 
+@lru_cache(maxsize=512)
+def _descriptor(payload: bytes, encoding: str) -> Any:
+    """What a column of an answer is. The same queries come again and again, and so do their columns."""
+    return FieldDescriptorPacket(payload, encoding)
+
+
 class _Driver(trio_mysql.connections.Connection):  # pyright: ignore[reportUntypedBaseClass]
-    """The driver, made to insist on TLS where it was asked for, and on a way of authentication that works."""
+    """The driver, made to insist on TLS where it was asked for, on a way of authentication that works, and to take a
+    packet that has come already without waiting for it: nearly all of an answer's."""
+
+    async def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        self_: Any = self
+        came, start = self_._rbuf, self_._rbuf_offset + _HEADER_BYTES
+        if len(came) >= start:
+            size = int.from_bytes(came[start - _HEADER_BYTES : start - 1], "little")
+            whole = size < _LONGEST and len(came) >= start + size
+            if whole and came[start - 1] == self_._next_seq_id:
+                payload = bytes(came[start : start + size])
+                self_._rbuf_offset = start + size
+                self_._next_seq_id = (self_._next_seq_id + 1) % 256
+                if packet_type is FieldDescriptorPacket and payload[0] != _ERROR:
+                    return _descriptor(payload, self_.encoding)
+                packet = packet_type(payload, self_.encoding)
+                packet.check_error()
+                return packet
+        return await super()._read_packet(packet_type)  # pyright: ignore[reportUnknownMemberType]
 
     async def _request_authentication(self) -> None:
         self_: Any = self

@@ -1,18 +1,23 @@
-"""The Quart-Trio application, without what Sluice does elsewhere: error handling, time-outs, tasks of its own."""
+"""The Quart-Trio application, without what Sluice does elsewhere: error handling, time-outs, queues, own tasks."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Blueprint
 from quart.typing import ResponseTypes
-from quart.wrappers import Request
+from quart.wrappers import Request, Websocket
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
-from werkzeug.routing import BaseConverter
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
 from app.errors import NotFound
+from app.http.answers import ShortRoute
+from app.settings import ServerSettings
+from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
+from app.web.short_way import ShortWay, add_rules
+from app.wire.asgi import AsgiApp, Receive
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -22,8 +27,22 @@ class Connection(TrioASGIHTTPConnection):
         if self.scope["path"].startswith("//"):  # which Werkzeug would take for "/"
             raise NotFound(f"there is nothing at {self.scope['path']}")
         request = self._create_request_from_scope(send)
+        request.body = cast(
+            "Any", PulledBody(cast("Receive", receive), cast("int", self.app.config["MAX_CONTENT_LENGTH"]))
+        )
         response = await self.app.handle_request(request)
         await self._send_response(send, response)
+
+
+class SocketConnection(TrioASGIWebsocketConnection):
+    """One WebSocket: likewise."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        websocket = self._create_websocket_from_scope(send)
+        websocket.buffer = cast("Any", PulledMessages(cast("Receive", receive)))
+        await self.app.handle_websocket(websocket)
+        if not self._closed:
+            await send({"type": "websocket.close", "code": 1000, "reason": None})
 
 
 class Application(QuartTrio):
@@ -33,27 +52,33 @@ class Application(QuartTrio):
     """
 
     asgi_http_class = Connection
+    asgi_websocket_class = SocketConnection
+    request_class = PulledRequest
+    websocket_class = PulledWebsocket
 
     async def handle_request(self, request: Request) -> ResponseTypes:
         async with self.request_context(request) as context:
             return await self.full_dispatch_request(context)
 
+    async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:
+        async with self.websocket_context(websocket) as context:
+            return await self.full_dispatch_websocket(context)
+
     async def handle_user_exception(self, *arguments: Any) -> NoReturn:  # type: ignore[override] # Quart 0.22 and 0.23 differ
         raise arguments[-1]
 
 
-class _AnyText(BaseConverter):
-    """The rest of a path, whatever is in it: what is wrong with it is for the route to say, not for a 404."""
-
-    regex = r"(?s:.+)"
-    part_isolating = False
-
-
-def build_application(*blueprints: Blueprint) -> Application:
+def build_application(
+    blueprints: Sequence[Blueprint], short_routes: Sequence[ShortRoute], settings: ServerSettings
+) -> AsgiApp:
+    """The application of these routes. A route that reads its body whole reads up to ``settings.max_json``."""
     application = Application("sluice", static_folder=None)
+    application.config["MAX_CONTENT_LENGTH"] = settings.max_json
+    application.config["BODY_TIMEOUT"] = None  # the request's deadline and the stall limit end it
     # Otherwise "//" is answered by a redirect to "/", in HTML.
     application.url_map.merge_slashes = False
-    application.url_map.converters["any_text"] = _AnyText
     for blueprint in blueprints:
         application.register_blueprint(blueprint)
-    return application
+    add_rules(application, short_routes)
+    # Quart's own types of scope and events are narrower than ASGI's.
+    return ShortWay(cast("AsgiApp", application), short_routes)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
+import trio
 
 from app.flow.drain import DrainGate
-from app.web.asgi import AsgiApp, Receive, Scope, Send
+from app.settings import ServerSettings
 from app.web.boundary import Boundary
 from app.web.faults import start_errors
+from app.wire.asgi import AsgiApp, Receive, Scope, Send
 
 _log = structlog.get_logger()
 
@@ -23,10 +25,10 @@ class Server:
     open_rooms: yields the application of the open rooms. gate: the drain that the requests pass.
     """
 
-    def __init__(self, open_rooms: OpenRooms, gate: DrainGate, request_deadline: float) -> None:
+    def __init__(self, open_rooms: OpenRooms, gate: DrainGate, settings: ServerSettings) -> None:
         self._open_rooms = open_rooms
         self._gate = gate
-        self._request_deadline = request_deadline
+        self._settings = settings
         self._app: AsgiApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,14 +43,16 @@ class Server:
         await receive()  # lifespan.startup
         started = False
         try:
-            async with self._open_rooms() as app:
-                self._app = Boundary(app, self._gate, self._request_deadline)
+            async with self._open_rooms() as app, trio.open_nursery() as nursery:
+                self._app = boundary = Boundary(app, self._gate, self._settings)
+                nursery.start_soon(boundary.run)
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 try:
                     await receive()  # lifespan.shutdown
                 finally:
                     self._app = None
+                nursery.cancel_scope.cancel()
         except BaseException as raised:
             lines = start_errors(raised)
             if started or not lines:

@@ -1,58 +1,82 @@
 """The adapter to Hypercorn, and the only file that knows its internals (0.18).
 
-Hypercorn keeps configuration, sockets, worker processes, reload, lifespan, TLS and the protocols. What is put in its
-place here is looked up by `hypercorn.trio.run` when it serves, after it has imported the application:
+Hypercorn keeps configuration, sockets, worker processes, reload, lifespan, TLS set-up, HTTP/2 and WebSocket. What is
+put in its place here is looked up by `hypercorn.trio.run` when it serves, after it has imported the application:
 
-- `worker_serve`, around which the drain runs: signals, the delay, the time-out, the cut;
-- `TCPServer`, whose writes can be cancelled and have a stall limit, which sees from the socket that its peer has left,
-  and whose errors end one connection only;
-- `H2Protocol`, which would leave a stream open whose answer failed in the middle.
+- `worker_serve`, around which the drain runs;
+- `TCPServer`: cleartext or TLS, it serves HTTP/1.1 by `app.wire.connection`. What speaks HTTP/2, or wants a WebSocket,
+  goes to Hypercorn's protocols, whose reads are bounded, whose writes can be cancelled and have a stall limit, which
+  see from the socket that the peer has left, and whose errors end one connection only.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import multiprocessing
 import os
+import resource
+import secrets
 import signal
-import socket
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import h2.errors
+import h2.events
 import h2.exceptions
+import h2.settings
 import hypercorn.protocol as hypercorn_protocol
 import hypercorn.trio.run as hypercorn_run
+import hypercorn.trio.task_group as hypercorn_task_group
+import hypercorn.utils as hypercorn_utils
+import priority
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.events import Body, EndBody, StreamClosed
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Body, EndBody, InformationalResponse, Response, StreamClosed, Trailers
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ConnectionState
 
-from app.flow.drain import DrainGate
+from app.errors import Overloaded, RequestTimeout
+from app.flow.threads import ThreadPool
 from app.settings import ServerSettings
-from app.wire.hangups import Hangups
+from app.wire.asgi import PEER, AsgiApp, Message
+from app.wire.connection import Connection, Connections, refusal
+from app.wire.drain import (
+    Drain,
+    Trigger,
+    abandon_start,
+    drain_after,
+    drain_when_told,
+    end_with_parent,
+    refuse_when_all_end,
+)
+from app.wire.readiness import Watched
+from app.wire.transport import PlainTransport, TlsTransport
 
 _log = structlog.get_logger()
+_handle = cast("Any", hypercorn_task_group)._handle
+_parse_socket_addr = cast("Any", hypercorn_utils).parse_socket_addr
 
 # What the answers to requests that are cut may take to leave; then Hypercorn cancels what is left of connections.
 _CUT_SECONDS = 5.0
-# What a second signal leaves them.
-_HURRY_SECONDS = 1.0
 # A TLS record holds this much; the stall limit asks for progress once a record.
 _RECORD_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
 _LAST_READ_SECONDS = 0.02
-
-type Trigger = Callable[..., Awaitable[None]]
+# Of a WebSocket that its application has not taken.
+_MOST_MESSAGES = 4
+# Descriptors that are not clients': files, databases, pipes.
+_OTHER_DESCRIPTORS = 400
 
 
 def hypercorn_values(settings: ServerSettings) -> dict[str, Any]:
@@ -67,236 +91,292 @@ def hypercorn_values(settings: ServerSettings) -> dict[str, Any]:
         "graceful_timeout": settings.drain_timeout + _CUT_SECONDS,
         "shutdown_timeout": 30.0,
         "startup_timeout": 60.0,
-        "ssl_handshake_timeout": settings.stall_timeout,
+        "ssl_handshake_timeout": settings.header_timeout,
+        "h11_max_incomplete_size": settings.max_head_bytes,
+        "h2_max_header_list_size": settings.max_head_bytes,
+        "websocket_max_message_size": settings.max_json,
+        "websocket_ping_interval": 25.0,
         "include_server_header": False,
         # Its lines join ours: a logger is pickled to the workers by name, and there it leads to standard error too.
         "errorlog": logging.getLogger("hypercorn.error"),
     }
 
 
-@dataclass(frozen=True)
-class Drain:
-    """How a worker ends. second_signal_cuts: whether being told twice ends what runs at once."""
-
-    gate: DrainGate
-    delay: float
-    timeout: float
-    second_signal_cuts: bool = False
-
-
-def install(drain: Drain, stall_timeout: float) -> None:
+def install(drain: Drain, settings: ServerSettings, io_threads: int) -> None:
     """Makes Hypercorn's Trio workers of this process serve as said above.
 
     Where Hypercorn does not look as expected, this says so in the log and leaves it as it is.
     """
-    if _install_connections(stall_timeout):
-        hypercorn_run.worker_serve = partial(_serve_as_worker, hypercorn_run.worker_serve, drain)
+    # Hypercorn starts its workers as daemons, which may have no processes of their own.
+    multiprocessing.current_process().daemon = False
+    connections = _install_connections(settings, io_threads)
+    if connections is not None or settings.wire == "stock":
+        hypercorn_run.worker_serve = partial(_serve_as_worker, hypercorn_run.worker_serve, drain, connections)
 
 
-async def serve(app: Any, config: Config, sockets: Sockets, drain: Drain, stall_timeout: float) -> bool:
+async def serve(
+    app: Any, config: Config, sockets: Sockets, drain: Drain, settings: ServerSettings, io_threads: int
+) -> bool:
     """Serves ``app`` in this process until a signal ends it; False where it could not start (which is logged)."""
-    _install_connections(stall_timeout)
-    return await _serve(hypercorn_run.worker_serve, drain, ASGIWrapper(app), config, sockets=sockets)
+    connections = _install_connections(settings, io_threads)
+    app = ASGIWrapper(app)
+    return await _serve(hypercorn_run.worker_serve, drain, connections, app, config, sockets=sockets)
 
 
-def _install_connections(stall_timeout: float) -> bool:
+def _install_connections(settings: ServerSettings, io_threads: int) -> Connections | None:
+    if settings.wire == "stock":
+        return None
     unexpected = _unexpected()
     if unexpected:
         _log.warning("hypercorn is not as expected; it serves as it is", missing=unexpected)
-        return False
-    limit = {"stall_timeout": stall_timeout}
-    hypercorn_protocol.H2Protocol = type("H2Protocol", (_Http2,), limit)  # type: ignore[misc]
-    hypercorn_run.TCPServer = type("TCPServer", (_Connection,), limit)  # type: ignore[misc]
-    return True
+        return None
+    connections = Connections(settings, _connection_limit(settings.max_connections))
+    members = {"shared": connections, "threads": ThreadPool("sendfile", io_threads)}
+    hypercorn_protocol.H2Protocol = type("H2Protocol", (_Http2,), {"stall_timeout": settings.stall_timeout})  # type: ignore[misc]
+    hypercorn_run.TCPServer = type("TCPServer", (_Connection,), members)  # type: ignore[misc]
+    return connections
+
+
+def _connection_limit(wanted: int) -> int:
+    """As many as the process may have descriptors for, once it has asked for all that it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    most = wanted if soft == resource.RLIM_INFINITY else max(16, soft - _OTHER_DESCRIPTORS)
+    if most < wanted:
+        _log.warning("fewer connections than SLUICE_MAX_CONNECTIONS", wanted=wanted, limit=most, descriptors=soft)
+    return min(wanted, most)
 
 
 def _unexpected() -> list[str]:
+    def coroutines(kind: Any, *names: str) -> dict[str, bool]:
+        return {f"{kind.__name__}.{name}": inspect.iscoroutinefunction(getattr(kind, name, None)) for name in names}
+
     wanted = {"app", "config", "sockets", "shutdown_trigger", "task_status"}
     found = {
         "trio.run.worker_serve": wanted <= set(inspect.signature(hypercorn_run.worker_serve).parameters),
         "trio.run.TCPServer": getattr(hypercorn_run, "TCPServer", None) is TCPServer,
-        "TCPServer.protocol_send": inspect.iscoroutinefunction(getattr(TCPServer, "protocol_send", None)),
         "protocol.H2Protocol": getattr(hypercorn_protocol, "H2Protocol", None) is H2Protocol,
-        "H2Protocol.stream_send": inspect.iscoroutinefunction(getattr(H2Protocol, "stream_send", None)),
-        "TCPServer._read_data": inspect.iscoroutinefunction(getattr(TCPServer, "_read_data", None)),
-        "TCPServer.run": inspect.iscoroutinefunction(getattr(TCPServer, "run", None)),
+        **coroutines(TCPServer, "run", "protocol_send", "_close", "_idle_timeout"),
+        **coroutines(
+            H2Protocol, "stream_send", "send_task", "_send_data", "_handle_events", "_create_stream", "_flush"
+        ),
+        **coroutines(TaskGroup, "spawn_app"),
     }
     return [name for name, as_expected in found.items() if not as_expected]
 
 
-async def _serve_as_worker(stock: Callable[..., Awaitable[None]], drain: Drain, *args: Any, **kwargs: Any) -> None:
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+async def _serve_as_worker(
+    stock: Callable[..., Awaitable[None]], drain: Drain, connections: Connections | None, *args: Any, **kwargs: Any
+) -> None:
     """`worker_serve` of a process that Hypercorn started.
 
     It goes on draining however often it is told: with several workers Hypercorn's master signals those that still
     drain as soon as the first is idle, and once more at its own exit.
     """
-    started = await _serve(stock, drain, *args, **kwargs)
+    started = await _serve(stock, drain, connections, *args, **kwargs)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not started:
         raise SystemExit(1)
 
 
-async def _serve(stock: Callable[..., Awaitable[None]], drain: Drain, app: Any, *args: Any, **kwargs: Any) -> bool:
+async def _serve(
+    stock: Callable[..., Awaitable[None]],
+    drain: Drain,
+    connections: Connections | None,
+    app: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> bool:
     """Runs Hypercorn's own `worker_serve`, with a shutdown that begins by a signal or by its own trigger."""
     trigger = cast("Trigger | None", kwargs.pop("shutdown_trigger", None))
-    # A worker's SIGINT is ignored: a terminal sends it to the whole group, and the master passes it on in its own way.
-    signals = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signals.append(signal.SIGINT)
-    listening = cast("Sockets | None", kwargs.get("sockets"))
-    close_listeners = trio.Event()
-    up = trio.Event()
-    started = True
+    sockets = cast("Sockets | None", kwargs.get("sockets"))
+    listening = [] if sockets is None else [*sockets.secure_sockets, *sockets.insecure_sockets]
+    stopped = trio.Event()
+    watched = _WatchedApp(app)
 
-    async def watched(scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
-        """The application; when it cannot start, Hypercorn ends here and now, else it would say that it is running."""
+    def stop_listening() -> None:
+        stopped.set()
+        if connections is not None:
+            connections.finish()
 
-        async def watching_send(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "lifespan.startup.failed":
-                started = False
-                nursery.cancel_scope.cancel()
-                await trio.sleep_forever()
-            if message["type"] == "lifespan.startup.complete":
-                up.set()
-            await send(message)
-
-        await app(scope, receive, watching_send if scope["type"] == "lifespan" else send, *spawners)
-
-    with trio.open_signal_receiver(*signals) as received:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch_for_hangups)
-            nursery.start_soon(_listen, received, drain, nursery.cancel_scope)
-            nursery.start_soon(_abandon_start, drain.gate, up, nursery.cancel_scope)
-            nursery.start_soon(_drain, drain, close_listeners)
-            if trigger is not None:
-                nursery.start_soon(_start_after, trigger, drain.gate)
-                nursery.start_soon(_refuse_after, close_listeners, trigger, listening)
-            await stock(watched, *args, shutdown_trigger=close_listeners.wait, **kwargs)
-            nursery.cancel_scope.cancel()
-    return started
+    async with trio.open_nursery() as nursery:
+        watched.scope = nursery.cancel_scope
+        await nursery.start(drain_when_told, drain, stop_listening, nursery.cancel_scope)
+        nursery.start_soon(abandon_start, drain.gate, watched.up, nursery.cancel_scope)
+        if connections is not None:
+            nursery.start_soon(connections.run)
+        if trigger is not None:
+            nursery.start_soon(drain_after, trigger, drain.gate)
+            nursery.start_soon(refuse_when_all_end, stopped, trigger, listening)
+            nursery.start_soon(end_with_parent, drain.gate, nursery.cancel_scope)
+        await stock(watched, *args, shutdown_trigger=stopped.wait, **kwargs)
+        nursery.cancel_scope.cancel()
+    return not watched.failed
 
 
-async def _watch_for_hangups() -> None:
-    _Connection.hangups = Hangups()
-    try:
-        await _Connection.hangups.run()
-    finally:
-        _Connection.hangups = None
+class _WatchedApp:
+    """The application; when it cannot start, Hypercorn ends here and now, else it would say that it is running."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        # What serves by itself calls the application as it was written.
+        self.asgi: AsgiApp = cast("Any", app.app) if isinstance(app, ASGIWrapper) else partial(_call_wrapped, app)
+        self.up = trio.Event()
+        self.failed = False
+        self.scope: trio.CancelScope | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
+        await self._app(scope, receive, partial(self._send, send) if scope["type"] == "lifespan" else send, *spawners)
+
+    async def _send(self, send: Any, message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed" and self.scope is not None:
+            self.failed = True
+            self.scope.cancel()
+            await trio.sleep_forever()
+        if message["type"] == "lifespan.startup.complete":
+            self.up.set()
+        await send(message)
 
 
-async def _listen(received: AsyncIterator[int], drain: Drain, scope: trio.CancelScope) -> None:
-    async for number in received:
-        if not drain.gate.draining:
-            running = drain.gate.statistics().running
-            _log.info("shutting down", signal=signal.Signals(number).name, running=running)
-            drain.gate.start()
-        elif drain.second_signal_cuts:
-            _log.info("cutting", signal=signal.Signals(number).name)
-            drain.gate.cut()
-            await trio.sleep(_HURRY_SECONDS)
-            scope.cancel()
+async def _call_wrapped(app: Any, scope: Any, receive: Any, send: Any) -> None:
+    await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
 
 
-async def _abandon_start(gate: DrainGate, up: trio.Event, scope: trio.CancelScope) -> None:
-    """A start that is told to end before it is done ends there and then: it may wait for a database."""
-    await gate.wait_started()
-    if not up.is_set():
-        _log.info("start interrupted")
-        scope.cancel()
-
-
-async def _start_after(trigger: Trigger, gate: DrainGate) -> None:
-    await trigger()
-    if not gate.draining:
-        _log.info("shutting down", running=gate.statistics().running)
-        gate.start()
-
-
-async def _drain(drain: Drain, close_listeners: trio.Event) -> None:
-    await drain.gate.wait_started()
-    with trio.move_on_after(drain.delay):
-        await drain.gate.wait_cut()
-    close_listeners.set()
-    with trio.move_on_after(drain.timeout):
-        await drain.gate.wait_idle()
-    drain.gate.cut()
-
-
-async def _refuse_after(close_listeners: trio.Event, trigger: Trigger, listening: Sockets | None) -> None:
-    """When all workers end, nobody may connect any more: new connections are reset.
-
-    The master holds the listening sockets too, until its own end; connections that the kernel took for it would wait
-    for nobody. (Shutting the sockets down would fail the `accept` of a worker that has not been told yet.) A worker
-    that ends alone leaves new connections to the others.
-    """
-    sockets = [] if listening is None else [*listening.secure_sockets, *listening.insecure_sockets]
-    copies = [trio.socket.from_stdlib_socket(listener.dup()) for listener in sockets]
-    try:
-        await close_listeners.wait()
-        await trigger()
-        async with trio.open_nursery() as nursery:
-            for copy in copies:
-                nursery.start_soon(_reset_all, trio.SocketListener(copy))
-    finally:
-        for copy in copies:
-            copy.close()
-
-
-async def _reset_all(listener: trio.SocketListener) -> None:
-    while True:
-        try:
-            stream = await listener.accept()
-        except OSError:
-            await trio.sleep(0.1)  # out of descriptors, or a client that was gone before us
-        else:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            stream.socket.close()
+# -- connections -------------------------------------------------------------------------------------------------------
 
 
 class _Connection(TCPServer):
     """One connection. Whatever it raises ends it alone."""
 
-    stall_timeout: float
-    hangups: ClassVar[Hangups | None] = None
+    shared: ClassVar[Connections]
+    threads: ClassVar[ThreadPool]
     _reading: trio.CancelScope | None = None
 
     async def run(self) -> None:
-        try:
-            await super().run()
-        except BaseExceptionGroup as group:
-            cancelled, failed = group.split(trio.Cancelled)
-            if failed is not None:
-                _log.warning("connection failed", exc_info=failed)
-            if cancelled is not None:
-                raise cancelled from None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection and no other
-            _log.warning("connection failed", exc_info=error)
+        with self.shared.counted() as wanted:
+            try:
+                await (self._run() if wanted else self._refuse())
+            except BaseExceptionGroup as group:
+                cancelled, failed = group.split(trio.Cancelled)
+                if failed is not None:
+                    _log.warning("connection failed", exc_info=failed)
+                if cancelled is not None:
+                    raise cancelled from None
+            except OSError:
+                pass  # it was gone before we knew whose it is
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection and no other
+                _log.warning("connection failed", exc_info=error)
+            finally:
+                self._socket.close()
 
-    async def _read_data(self) -> None:
-        """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
+    @property
+    def _socket(self) -> trio.socket.SocketType:
         stream: Any = self.stream
-        with trio.CancelScope() as reading, self._watching(stream, reading):
-            self._reading = reading
-            while data := await self._read_some(stream):
-                await self.protocol.handle(RawData(data))
+        return getattr(stream, "transport_stream", stream).socket
+
+    async def _refuse(self) -> None:
+        """There are too many. TLS is not worth a handshake for that."""
+        stream: Any = self.stream
+        if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + _OTHER_DESCRIPTORS // 2:
+            return
+        error = Overloaded("the server has as many connections as it takes", retry_after=1)
+        os.write(self._socket.fileno(), refusal(error, secrets.token_hex(8)))
+        self._socket.shutdown(trio.socket.SHUT_WR)
+        with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
+            while await self._socket.recv(_READ_BYTES):
+                pass
+
+    async def _run(self) -> None:
+        stream: Any = self.stream
+        shared = self.shared
+        secure = isinstance(stream, trio.SSLStream)
+        alpn = None
+        if secure:
+            try:
+                with trio.fail_after(self.config.ssl_handshake_timeout):
+                    await stream.do_handshake()
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                return
+            alpn = stream.selected_alpn_protocol()
+        client = _parse_socket_addr(self._socket.family, self._socket.getpeername())
+        server = _parse_socket_addr(self._socket.family, self._socket.getsockname())
+        rest: bytes | None = b""
+        if alpn != "h2":
+            if secure:
+                transport = TlsTransport(cast("Any", stream), shared.readiness, shared.settings.stall_timeout)
+            else:
+                transport = PlainTransport(stream, shared.readiness, self.threads, shared.settings.stall_timeout)
+            base = {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "scheme": "https" if secure else "http",
+                "root_path": self.config.root_path,
+                "client": client,
+                "server": server,
+                "state": self.state,
+            }
+            mark = None if self.context.max_requests is None else self._mark_request
+            app = cast("_WatchedApp", self.app).asgi
+            rest = await Connection(app, base, transport, shared, mark).run()
+            shared.readiness.forget(self._socket.fileno())
+        if rest is not None:
+            alpn = "h2" if rest.startswith(b"PRI ") else alpn
+            await self._run_stock(rest, alpn, client, server, secure=secure)
+
+    def _mark_request(self) -> None:
+        self.context.requests += 1
+        if self.context.max_requests is not None and self.context.requests > self.context.max_requests:
+            cast("Any", self.context.terminate)._event.set()
+
+    async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
+        """Hypercorn's own protocols, on what ``came`` already and what follows."""
+        try:
+            async with _TaskGroup(self) as group:
+                self._task_group = group
+                self.protocol = ProtocolWrapper(
+                    self.app,
+                    self.config,
+                    self.context,
+                    group,
+                    ConnectionState(self.state),
+                    secure,
+                    client,
+                    server,
+                    self.protocol_send,
+                    alpn,
+                )
+                await self.protocol.initiate()
+                await cast("Any", self.idle_task).restart(group, self._idle_timeout)
+                await self._read(came)
+        finally:
+            await self._close()
+
+    async def _read(self, came: bytes) -> None:
+        """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
+        descriptor = self._socket.fileno()
+        watched = self.shared.readiness.watch(descriptor, reads=False)
+        try:
+            with trio.CancelScope() as reading:
+                self._reading = reading
+                watched.on_gone = partial(_stop_soon, reading)
+                data = came or await self._read_some(watched)
+                while data:
+                    await self.protocol.handle(RawData(data))
+                    data = await self._read_some(watched)
+        finally:
+            self.shared.readiness.forget(descriptor)
         await self.protocol.handle(Closed())
 
-    async def _read_some(self, stream: Any) -> bytes:
+    async def _read_some(self, watched: Watched) -> bytes:
         try:
-            return bytes(await stream.receive_some(_READ_BYTES))
+            return bytes(await self.stream.receive_some(_READ_BYTES))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return b""
-
-    def _watching(self, stream: Any, reading: trio.CancelScope) -> AbstractContextManager[None]:
-        if self.hangups is None:
-            return nullcontext()
-
-        def stop_soon() -> None:
-            # What came before the end is there to be read: a request that was sent whole is known, and logged.
-            reading.deadline = trio.current_time() + _LAST_READ_SECONDS
-
-        return self.hangups.watching(getattr(stream, "transport_stream", stream).socket, stop_soon)
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):
@@ -306,15 +386,8 @@ class _Connection(TCPServer):
                 self._reading.cancel()
             return
         try:
-            rest = memoryview(event.data)
-            if not self.send_lock.locked():
-                # Without a checkpoint: what fits into the socket's buffer leaves whole, whatever ends the request.
-                rest = rest[self._write_nowait(rest) :]
-            if rest:
-                async with self.send_lock:
-                    await self._write(rest)
-            else:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            async with self.send_lock:
+                await self._write(memoryview(event.data))
         except trio.Cancelled:
             # Part of it may be out: what would follow on this connection could be taken for the rest.
             await trio.aclose_forcefully(self.stream)
@@ -322,26 +395,14 @@ class _Connection(TCPServer):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await self.protocol.handle(Closed())
         except trio.TooSlowError:
-            _log.info("connection stalled", seconds=self.stall_timeout)
+            _log.info("connection stalled", seconds=self.shared.settings.stall_timeout)
             await trio.aclose_forcefully(self.stream)
             await self.protocol.handle(Closed())
 
-    def _write_nowait(self, data: memoryview) -> int:
-        """Bytes that went out at once: none over TLS, whose records Trio makes."""
-        stream: Any = self.stream
-        if isinstance(stream, trio.SSLStream):
-            return 0
-        try:
-            return os.write(stream.socket.fileno(), data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise trio.BrokenResourceError from error
-
     async def _write(self, rest: memoryview) -> None:
-        """Writes all of ``rest``; TooSlowError where none of it moves for ``stall_timeout`` seconds."""
+        """Writes all of ``rest``; TooSlowError where none of it moves for the stall limit."""
         while rest:
-            with trio.fail_after(self.stall_timeout):
+            with trio.fail_after(self.shared.settings.stall_timeout):
                 rest = rest[await self._write_some(rest) :]
 
     async def _write_some(self, data: memoryview) -> int:
@@ -356,23 +417,200 @@ class _Connection(TCPServer):
             raise trio.BrokenResourceError from error
 
 
+def _stop_soon(reading: trio.CancelScope) -> None:
+    # What came before the end is there to be read: a request that was sent whole is known, and logged.
+    reading.deadline = trio.current_time() + _LAST_READ_SECONDS
+
+
+class _TaskGroup(TaskGroup):
+    """Spawns applications whose input is bounded without holding up the connection's reader."""
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
+        mailbox = _Mailbox(self._connection, send.__self__.stream_id)
+        scope["extensions"][PEER] = mailbox
+        cast("trio.Nursery", self._nursery).start_soon(
+            _handle, app, config, scope, mailbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run
+        )
+        return mailbox.put
+
+
+class _Mailbox:
+    """What one stream's application has not taken yet, and its `Peer`.
+
+    Bound: of a body, the credit that its client was given (RFC 9113 5.2), which comes back as it is taken; of a
+    WebSocket, `_MOST_MESSAGES`, past which its connection is not read.
+    """
+
+    scope: trio.CancelScope | None = None
+
+    def __init__(self, connection: _Connection, stream_id: int) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._messages: deque[Message] = deque()
+        self._changed = trio.Event()
+        self._gone = False
+        self._whole = False
+        self._call: Callable[[], None] | None = None
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        if self._gone:
+            call()
+        else:
+            self._call = call
+
+    async def put(self, message: Message) -> None:
+        if message["type"].endswith(".disconnect"):
+            self._gone = True
+            call, self._call = self._call, None
+            if call is not None:
+                call()
+        while message["type"] == "websocket.receive" and len(self._messages) >= _MOST_MESSAGES:
+            await self._changed.wait()
+        self._messages.append(message)
+        self._change()
+
+    async def receive(self) -> Message:
+        while not self._messages:
+            await self._wait()
+        message = self._messages[0]
+        if not message["type"].endswith(".disconnect"):  # which is the last one, for whoever asks again
+            self._messages.popleft()
+            self._change()
+        if message["type"] == "http.request":
+            self._whole = not message["more_body"]
+            await self._give_credit(len(message["body"]))
+        return message
+
+    async def _wait(self) -> None:
+        stall = self._connection.shared.settings.stall_timeout
+        awaits_body = isinstance(self._protocol, _Http2) and not self._whole
+        with trio.move_on_after(stall if awaits_body else float("inf")) as waiting:
+            await self._changed.wait()
+        if waiting.cancelled_caught:
+            raise RequestTimeout(f"no byte of the body came for {stall:g} s")
+
+    async def _give_credit(self, size: int) -> None:
+        if size and isinstance(self._protocol, _Http2):
+            await self._protocol.give_credit(self._stream_id, size)
+
+    @property
+    def _protocol(self) -> Any:
+        return self._connection.protocol.protocol
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
 class _Http2(H2Protocol):
-    """HTTP/2, where a stream is reset (RFC 9113 8.1) rather than left open: one whose answer the application left
-    unfinished, and one whose client gives no credit (flow control, 5.2) for ``stall_timeout`` seconds."""
+    """HTTP/2 (RFC 9113), where a slow stream holds up no other.
+
+    A body's credit (flow control, 5.2) is its stream's own, and comes back as the application takes it. Only the
+    connection's reader and its sending task write; applications leave what they send to the latter, so that one that is
+    cancelled takes no other with it. A stream is reset (8.1) rather than left open: one whose answer the application
+    left unfinished, one whose client gives no credit for ``stall_timeout`` seconds, and one whose body nobody wants.
+
+    WebSockets are not offered over it (RFC 8441): they share the one reader. Clients use HTTP/1.1 for them.
+    """
 
     stall_timeout: float
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        codes = h2.settings.SettingCodes
+        self.connection.local_settings = h2.settings.Settings(
+            client=False,
+            initial_values={
+                codes.MAX_CONCURRENT_STREAMS: self.config.h2_max_concurrent_streams,
+                codes.MAX_HEADER_LIST_SIZE: self.config.h2_max_header_list_size,
+            },
+        )
+        self._uploading: set[int] = set()
+
+    async def send_task(self) -> None:
+        while not self.closed:
+            await self._flush()
+            try:
+                stream_id = next(self.priority)
+            except priority.priority.DeadlockError:
+                await self.has_data.wait()
+                await self.has_data.clear()
+            else:
+                await self._send_data(stream_id)
+
     async def stream_send(self, event: StreamEvent) -> None:
-        buffer = self.stream_buffers.get(event.stream_id)
-        if buffer is not None and isinstance(event, Body | EndBody):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._reset_when_stalled, event.stream_id, buffer)
+        match event:
+            case Response() | InformationalResponse():
+                fields = [(b":status", b"%d" % event.status_code), *event.headers, *self.config.response_headers("h2")]
+                await self._send_fields(event.stream_id, fields)
+            case Body() | EndBody() if (buffer := self.stream_buffers.get(event.stream_id)) is not None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._reset_when_stalled, event.stream_id, buffer)
+                    await super().stream_send(event)
+                    nursery.cancel_scope.cancel()
+            case Trailers() if (buffer := self.stream_buffers.get(event.stream_id)) is not None:
+                await buffer.drain()
+                await self._send_fields(event.stream_id, event.headers, end_stream=True)
+                self._uploading.discard(event.stream_id)
+            case StreamClosed():
+                buffer = self.stream_buffers.get(event.stream_id)
+                if buffer is not None and not buffer._complete:
+                    await self._reset(event.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
                 await super().stream_send(event)
-                nursery.cancel_scope.cancel()
+            case _:
+                await super().stream_send(event)
+
+    async def give_credit(self, stream_id: int, size: int) -> None:
+        """The application of that stream has taken ``size`` bytes of its body."""
+        with suppress(h2.exceptions.ProtocolError):  # it is closed
+            self.connection.increment_flow_control_window(size, stream_id)
+            await self.has_data.set()
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            match event:
+                case h2.events.DataReceived():
+                    await self._take(event)
+                case h2.events.StreamEnded():
+                    self._uploading.discard(event.stream_id)
+                    await super()._handle_events([event])
+                case _:
+                    await super()._handle_events([event])
+        await self._flush()
+
+    async def _take(self, event: h2.events.DataReceived) -> None:
+        size, data = event.flow_controlled_length, event.data or b""
+        if size:
+            self.connection.increment_flow_control_window(size)
+        stream = self.streams.get(event.stream_id)
+        if stream is None:  # the answer is given; what still comes is dropped
             return
-        if buffer is not None and isinstance(event, StreamClosed) and not buffer._complete:
-            await self._reset(event.stream_id)
-        await super().stream_send(event)
+        if padding := size - len(data):
+            await self.give_credit(event.stream_id, padding)
+        if data:
+            await stream.handle(Body(stream_id=event.stream_id, data=data))
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        if any((name, value) == (b":method", b"CONNECT") for name, value in request.headers):
+            await self._reset(request.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        if request.stream_ended is None:
+            self._uploading.add(request.stream_id)
+        await super()._create_stream(request)
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        if stream_id not in self.stream_buffers and stream_id in self._uploading:
+            await self._reset(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    async def _send_fields(self, stream_id: int, fields: Any, *, end_stream: bool = False) -> None:
+        with suppress(h2.exceptions.ProtocolError, KeyError):  # the stream or the connection has closed meanwhile
+            self.connection.send_headers(stream_id, fields, end_stream=end_stream)
+            await self.has_data.set()
 
     async def _reset_when_stalled(self, stream_id: int, buffer: StreamBuffer) -> None:
         left = -1
@@ -380,11 +618,12 @@ class _Http2(H2Protocol):
             left = len(buffer.buffer)
             await trio.sleep(self.stall_timeout)
         _log.info("stream stalled", seconds=self.stall_timeout)
-        await self._reset(stream_id)
+        await self._reset(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await buffer.close()  # which wakes the writer
         await self._close_stream(stream_id)  # which tells the application
 
-    async def _reset(self, stream_id: int) -> None:
+    async def _reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
+        self._uploading.discard(stream_id)
         with suppress(h2.exceptions.ProtocolError):  # the client has reset it already
-            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
-            await self._flush()
+            self.connection.reset_stream(stream_id, code)
+            await self.has_data.set()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,27 +18,56 @@ from tests.mariadb import MariaDb, environment
 
 USER = "test-user"
 
+_BLOCK_BYTES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Ground:
     """work: kept between runs, for what peers are built of. folder: goes with the run, for logs.
 
-    mysql_data, sqlite_data: Sluice's data folders, with the demo data. database: the variables that reach MariaDB.
-    report: the bytes of USER's report.
+    mysql_data, sqlite_data: Sluice's data folders, with the demo data. server: the MariaDB; database: the
+    variables that reach it. report: the bytes of USER's report.
     """
 
     work: Path
     folder: Path
     mysql_data: Path
     sqlite_data: Path
+    server: MariaDb
     database: dict[str, str]
-    database_version: str
     report: bytes
 
     @property
     def reports(self) -> Path:
         """The folder that the paths in MariaDB's rows are relative to."""
         return self.mysql_data / "reports"
+
+    @property
+    def database_version(self) -> str:
+        return str(self.server.query("SELECT VERSION()")[0][0])
+
+    def stored(self, user: str) -> Path:
+        """The file of the user's report that MariaDB knows."""
+        return self.stored_all()[user]
+
+    def stored_all(self) -> dict[str, Path]:
+        """Of all users."""
+        rows = self.server.query("SELECT user_id, report_path FROM user_reports", database=self.database["DB_NAME"])
+        return {user: self.reports / path for user, path in rows}
+
+    def add(self, user: str, size: int) -> None:
+        """A report of ``size`` bytes, a multiple of 10⁶, stored in MariaDB by Sluice. *Errors*: RuntimeError."""
+        if shutil.disk_usage(self.folder).free < 3 * size:
+            raise RuntimeError(f"{self.folder} has no room for a report of {size / 1e6:,.0f} MB, twice")
+        made = self.folder / f"{user}.bin"
+        try:
+            block = os.urandom(_BLOCK_BYTES)
+            with made.open("wb") as file:
+                for _ in range(size // _BLOCK_BYTES):
+                    file.write(block)
+            _command(self.mysql_data, self.database, "add", user, str(made))
+        finally:
+            made.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -57,8 +89,8 @@ def open_ground(work: Path) -> Generator[Ground]:
                 folder=folder,
                 mysql_data=folder / "mysql",
                 sqlite_data=folder / "sqlite",
+                server=server,
                 database=database,
-                database_version=str(server.query("SELECT VERSION()")[0][0]),
                 report=next(report for report in demo_reports() if report.user_id == USER).open().read(),
             )
         finally:
@@ -67,7 +99,14 @@ def open_ground(work: Path) -> Generator[Ground]:
 
 
 def _load(data: Path, database: dict[str, str]) -> None:
-    for command in ("migrate", "demo"):
-        done = processes.run(data, command, **database)
-        if done.returncode != 0:
-            raise RuntimeError(f"python -m app {command}: {done.stderr.strip()}")
+    _command(data, database, "migrate")
+    _command(data, database, "demo")
+
+
+def _command(data: Path, database: dict[str, str], *arguments: str) -> None:
+    try:
+        done = processes.run(data, *arguments, **database)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"python -m app {arguments[0]} did not end within {error.timeout} s") from error
+    if done.returncode != 0:
+        raise RuntimeError(f"python -m app {arguments[0]}: {done.stderr.strip()}")

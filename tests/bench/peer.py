@@ -15,6 +15,8 @@ from tests.bench.ground import Ground
 from tests.bench.process_group import has_ended, process_group, tail
 from tests.mariadb import free_port
 
+IO_THREADS = "8"  # for reading files, the same for each peer that has such a setting
+
 _START_SECONDS = 40
 
 

@@ -20,9 +20,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process and its descendants. rss: bytes, pages that they share counted for each; cpu: seconds so far."""
+    """Of a process and its descendants.
+
+    rss: bytes, pages that they share counted for each. anon: the part of it that no file lies under (RssAnon), which
+    mapped files and the page cache leave alone. cpu: seconds so far.
+    """
 
     rss: int
+    anon: int
     cpu: float
 
 
@@ -101,14 +106,15 @@ def wait_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 def usage(pid: int) -> Usage:
     """Of ``pid`` and its descendants now."""
-    rss, cpu = 0, 0.0
+    rss, anon, cpu = 0, 0, 0.0
     for member in _descendants(pid):
         with suppress(OSError):  # it has just ended
             fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             cpu += sum(map(int, fields[11:15])) / _TICKS  # its own, and that of children it has waited for
-            status = Path(f"/proc/{member}/status").read_text()
-            rss += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")), 0) * 1024
-    return Usage(rss, cpu)
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
+            rss += int(status.get("VmRSS", "0").split()[0]) * 1024  # a process that has just ended has none
+            anon += int(status.get("RssAnon", "0").split()[0]) * 1024
+    return Usage(rss, anon, cpu)
 
 
 def tail(log: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.roster import PEERS
+from tests.bench.targets import Target, Verdict, judge
 from tests.bench.work import Column, Work
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,8 +53,8 @@ def medians(work: Work, rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
     for peer in work.peers:
         good = _good(work, peer, rounds)
         if good:
-            names = good[0].figures
-            found[peer] = {name: statistics.median(one.figures[name] for one in good) for name in names}
+            names = dict.fromkeys(name for one in good for name in one.figures)
+            found[peer] = {name: statistics.median(_values(good, name)) for name in names}
     return found
 
 
@@ -70,11 +71,10 @@ def table(work: Work, rounds: Sequence[Round]) -> str:
     """In Markdown, one line a peer."""
     middle = medians(work, rounds)
     multiples = ratios(work, middle)
-    reference = PEERS[work.reference].title.split()[0]
     heading, lines = ["peer"], list[list[str]]()
     for column in work.columns:
         heading += [column.heading, *(["least–most"] if column.spread else [])]
-        heading += [column.ratio.format(reference)] if column.ratio else []
+        heading += [column.ratio] if column.ratio else []
     for peer in work.peers:
         good = _good(work, peer, rounds)
         line = [PEERS[peer].title]
@@ -82,6 +82,29 @@ def table(work: Work, rounds: Sequence[Round]) -> str:
             line += _cells(column, good, middle.get(peer, {}), multiples.get(peer, {}))
         lines.append(line)
     return _markdown([heading, *lines])
+
+
+def verdicts(work: Work, rounds: Sequence[Round]) -> list[Verdict]:
+    good = {peer: _good(work, peer, rounds) for peer in work.peers}
+
+    def judged(target: Target) -> Verdict:
+        return judge(target, {peer: _values(of_peer, target.figure) for peer, of_peer in good.items()})
+
+    return [judged(target) for target in work.targets]
+
+
+def verdict_table(found: Sequence[Verdict]) -> str:
+    """In Markdown, one line a target."""
+    lines = [
+        [
+            f"{PEERS[one.target.peer].title}: {one.target.words}",
+            one.target.bound or _NOTHING,
+            _NOTHING if one.found is None else f"{one.found:.2f}",
+            one.words or _NOTHING,
+        ]
+        for one in found
+    ]
+    return _markdown([["target", "wanted", "found", ""], *lines])
 
 
 def problems(rounds: Sequence[Round]) -> list[str]:
@@ -108,6 +131,7 @@ def write(
             "reference": work.reference,
             "medians": middle,
             "ratios": ratios(work, middle),
+            "targets": [asdict(verdict) for verdict in verdicts(work, rounds)],
             "rounds": [asdict(one) for one in rounds if one.work == work.name],
         }
     RESULTS.mkdir(exist_ok=True)
@@ -133,13 +157,17 @@ def _good(work: Work, peer: str, rounds: Sequence[Round]) -> list[Round]:
     return [one for one in rounds if (one.work, one.peer) == (work.name, peer) and not one.problems]
 
 
+def _values(rounds: Sequence[Round], figure: str) -> list[float]:
+    return [one.figures[figure] for one in rounds if figure in one.figures]
+
+
 def _cells(column: Column, good: Sequence[Round], middle: dict[str, float], multiples: dict[str, float]) -> list[str]:
     def cell(value: float | None, form: str) -> str:
         return _NOTHING if value is None else format(value, form)
 
     cells = [cell(middle.get(column.figure), column.form)]
     if column.spread:
-        values = [one.figures[column.figure] for one in good]
+        values = _values(good, column.figure)
         cells.append(f"{min(values):{column.form}}–{max(values):{column.form}}" if values else _NOTHING)
     if column.ratio:
         cells.append(cell(multiples.get(column.figure), ".2f"))

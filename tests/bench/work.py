@@ -1,4 +1,4 @@
-"""A work: what is asked of each peer, by which load, and what is read off. And those there are."""
+"""A work: what is asked of each peer, by which load, and what is read off."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import http.client
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from tests.bench.ground import USER, Ground
+from tests.bench.ground import Ground
 from tests.bench.peer import Server
-from tests.bench.process_group import has_ended, process_group, tail, usage
+from tests.bench.process_group import Usage, has_ended, process_group, tail, usage
+from tests.bench.targets import Target
 
-_SUMMARY = Path(__file__).parent / "summary.lua"
-_SAMPLE_SECONDS = 0.25
+MIB = 2**20
+
+_SAMPLE_SECONDS = 0.1
+_READY_SECONDS = 60
 _GRACE_SECONDS = 30  # what a load may take beyond its time
 
 
@@ -39,113 +44,118 @@ class Measurement:
     problems: list[str]
 
 
-class Load(Protocol):
-    """A program that puts load on a server, and how its output is read."""
+@dataclass(frozen=True, kw_only=True)
+class Work(ABC):
+    """The same for each of ``peers``; ratios are to ``reference``.
 
-    def command(self, url: str, seconds: int) -> list[str]: ...
-
-    def read(self, output: str, size: int) -> Measurement:
-        """``size``: bytes of the body that each answer must have."""
-        ...
-
-
-@dataclass(frozen=True)
-class Wrk:
-    """wrk on one thread."""
-
-    connections: int
-
-    def command(self, url: str, seconds: int) -> list[str]:
-        command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--timeout", "10s", "--latency"]
-        return [*command, "-s", str(_SUMMARY), url]
-
-    def read(self, output: str, size: int) -> Measurement:
-        line = next((line for line in output.splitlines() if line.startswith("{")), None)
-        if line is None:
-            return Measurement({}, [f"wrk said nothing of use: {output[-500:].strip()}"])
-        summary = json.loads(line)
-        problems = [f"wrk counted {count} {kind} errors" for kind, count in summary["errors"].items() if count]
-        requests = summary["requests"]
-        if requests == 0:
-            return Measurement({}, [*problems, "no request was answered"])
-        if summary["bytes"] < requests * size:
-            problems.append(f"{summary['bytes'] / requests:.0f} bytes an answer, and its body alone has {size}")
-        figures = {"requests": requests, "requests_per_second": requests / summary["seconds"]}
-        return Measurement(figures | {name: summary[name] for name in ("p50_ms", "p99_ms")}, problems)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The same for each of ``peers``; ratios are to ``reference``. body: what each answer must be."""
+    rounds: against each peer, unless the command says otherwise. factor: how often the command's seconds it lasts;
+    at_least: seconds that it needs in any case.
+    """
 
     name: str
     title: str
-    path: str
-    body: Callable[[Ground], bytes]
-    load: Load
     peers: tuple[str, ...]
     reference: str
     columns: tuple[Column, ...]
+    targets: tuple[Target, ...]
+    rounds: int = 5
+    factor: int = 1
+    at_least: int = 1
 
-    def measure(self, server: Server, ground: Ground, seconds: int) -> Measurement:
-        """Load for ``seconds`` on a running server, answers checked before and after.
+    def seconds(self, given: int) -> int:
+        return max(self.at_least, given * self.factor)
 
-        Adds the greatest RSS in that time (MiB), and the CPU time that the server's processes used in it.
-        """
-        body = self.body(ground)
-        problems = self._wrong(server, body)
-        log = ground.folder / f"load-{time.monotonic_ns()}.log"
-        before, rss = usage(server.pid), 0
-        command = self.load.command(f"http://127.0.0.1:{server.port}{self.path}", seconds)
-        with log.open("wb") as output, process_group(command, ground.folder, output) as process:
-            rss = _watch(process, server, seconds + _GRACE_SECONDS)
-            after = usage(server.pid)
-        measured = self.load.read(tail(log), len(body))
-        if process.returncode != 0:
-            problems.append(f"the load ended with {process.returncode}")
-        problems += measured.problems + self._wrong(server, body)
-        cpu = after.cpu - before.cpu
-        figures = measured.figures | {"rss_mib": max(rss, after.rss) / 2**20, "cpu_seconds": cpu}
-        if requests := measured.figures.get("requests"):
-            figures["cpu_us_per_request"] = cpu / requests * 1e6
-        return Measurement(figures, problems)
+    def prepare(self, ground: Ground) -> None:  # noqa: B027 - most need nothing
+        """What the ground needs for it, once."""
 
-    def _wrong(self, server: Server, body: bytes) -> list[str]:
-        try:
-            status, found = server.get(self.path)
-        except (OSError, http.client.HTTPException) as error:
-            return [f"no answer: {error!r}"]
-        if status != 200:
-            return [f"status {status}"]
-        return [] if found == body else [f"{len(found)} bytes, not the {len(body)} of the report"]
+    @abstractmethod
+    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+        """On a server that has just been started. *Errors*: RuntimeError."""
 
 
-def _watch(process: subprocess.Popen[bytes], server: Server, seconds: float) -> int:
-    """The server's greatest RSS until the load ends, or that time is over."""
-    rss = 0
-    deadline = time.monotonic() + seconds
-    while not has_ended(process) and time.monotonic() < deadline:
-        rss = max(rss, usage(server.pid).rss)
-        time.sleep(_SAMPLE_SECONDS)
-    return rss
+@dataclass(frozen=True)
+class Watched:
+    """A server's processes over a while: what they used before and after it, and samples in between."""
+
+    before: Usage
+    samples: list[Usage]
+    after: Usage
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of it."""
+        return self.after.cpu - self.before.cpu
+
+    @property
+    def rss_mib(self) -> float:
+        """The greatest."""
+        return max(one.rss for one in (*self.samples, self.after)) / MIB
+
+    @property
+    def anon(self) -> list[int]:
+        """Bytes, sample by sample."""
+        return [one.anon for one in (*self.samples, self.after)]
+
+    def growth_mib(self, start: float) -> float:
+        """The greatest RssAnon, less ``start`` (bytes). RSS itself would count files that the server maps."""
+        return (max(self.anon) - start) / MIB
 
 
-REPORT = Work(
-    name="report",
-    title="a user's report of 20 KB, 50 connections, one worker each",
-    path=f"/api/report/{USER}",
-    body=lambda ground: ground.report,
-    load=Wrk(connections=50),
-    peers=("express", "fastapi", "sluice-mysql", "sluice-sqlite"),
-    reference="express",
-    columns=(
-        Column("requests_per_second", "requests/s", ",.0f", ratio="× {}", spread=True),
-        Column("p50_ms", "p50 ms", ".1f"),
-        Column("p99_ms", "p99 ms", ".1f", ratio="p99 × {}"),
-        Column("rss_mib", "RSS MiB", ".0f"),
-        Column("cpu_seconds", "CPU s", ".2f"),
-        Column("cpu_us_per_request", "CPU µs/request", ".0f"),
-    ),
-)
+class Load:
+    """A program that puts load on a server, and runs."""
 
-WORKS: dict[str, Work] = {work.name: work for work in (REPORT,)}
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def wait_ready(self) -> None:
+        """Until it says so. *Errors*: RuntimeError."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not any("ready" in line for line in self.lines()):
+            if has_ended(self.process) or time.monotonic() > deadline:
+                raise RuntimeError(f"the load did not get ready: {tail(self._log)}")
+            time.sleep(0.02)
+
+    def watch(self, server: Server, seconds: float) -> Watched:
+        """Until it ends, or that time is over."""
+        deadline = time.monotonic() + seconds
+        before, samples = usage(server.pid), list[Usage]()
+        while not has_ended(self.process) and time.monotonic() < deadline:
+            samples.append(usage(server.pid))
+            time.sleep(_SAMPLE_SECONDS)
+        return Watched(before, samples, usage(server.pid))
+
+    def watch_to_end(self, server: Server, seconds: float) -> Watched:
+        """As `watch`, of one that is to last ``seconds``; some more are granted."""
+        return self.watch(server, seconds + _GRACE_SECONDS)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has said in JSON so far."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def summary(self) -> dict[str, Any]:
+        """Its last word, with the problems that there are, once it has ended."""
+        said = self.lines()
+        if self.process.returncode != 0:
+            return {"problems": [f"the load ended with {self.process.returncode}: {tail(self._log)[-500:]}"]}
+        return said[-1] if said else {"problems": [f"the load said nothing of use: {tail(self._log)[-500:]}"]}
+
+
+@contextmanager
+def load(command: Sequence[str], ground: Ground) -> Generator[Load]:
+    """``command``, ended at the end of the block."""
+    log = ground.folder / f"load-{time.monotonic_ns()}.log"
+    with log.open("wb") as output, process_group(command, ground.folder, output) as process:
+        yield Load(process, log)
+
+
+def wrong_answer(server: Server, path: str, right: Callable[[bytes], bool]) -> list[str]:
+    """What is wrong with the server's answer there, in words; nothing, mostly."""
+    try:
+        status, found = server.get(path, seconds=_GRACE_SECONDS)
+    except (OSError, http.client.HTTPException) as error:
+        return [f"no answer: {error!r}"]
+    if status != 200:
+        return [f"status {status}"]
+    return [] if right(found) else [f"{len(found)} bytes that are not the right ones: {found[:60]!r}"]

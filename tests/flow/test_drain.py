@@ -9,11 +9,12 @@ from trio.testing import MockClock
 
 from app.flow.drain import DrainGate, DrainStatistics
 from app.flow.request import RequestScope
+from tests.gates import running
 
 
 async def serve(gate: DrainGate, request: RequestScope, ends: trio.Event) -> None:
     """A request that lasts until ``ends``, or until it is cancelled."""
-    with gate.running(request), request.scope:
+    with running(gate, request), request.scope:
         await ends.wait()
 
 
@@ -31,15 +32,15 @@ async def test_requests_are_counted_while_they_run() -> None:
 async def test_requests_of_the_same_id_are_two() -> None:
     # A client may send one X-Request-Id twice at the same time.
     gate = DrainGate()
-    with gate.running(RequestScope("same")):
-        with gate.running(RequestScope("same")):
+    with running(gate, RequestScope("same")):
+        with running(gate, RequestScope("same")):
             assert gate.statistics().running == 2
         assert gate.statistics().running == 1
 
 
 async def test_a_request_that_fails_does_not_run_any_more() -> None:
     gate = DrainGate()
-    with pytest.raises(ZeroDivisionError), gate.running(RequestScope("a")):
+    with pytest.raises(ZeroDivisionError), running(gate, RequestScope("a")):
         raise ZeroDivisionError
     assert gate.statistics().running == 0
 
@@ -87,7 +88,7 @@ async def test_a_request_whose_client_left_is_not_counted_as_cut() -> None:
     gate = DrainGate()
     request = RequestScope("gone")
     gate.start()
-    with gate.running(request):
+    with running(gate, request):
         request.cancel("disconnected")
         gate.cut()
     assert request.reason == "disconnected"
@@ -96,7 +97,7 @@ async def test_a_request_whose_client_left_is_not_counted_as_cut() -> None:
 
 async def test_starting_and_cutting_may_be_repeated() -> None:
     gate = DrainGate()
-    with gate.running(RequestScope("a")):
+    with running(gate, RequestScope("a")):
         for _ in range(2):
             gate.start()
             gate.cut()
@@ -164,11 +165,11 @@ async def test_a_request_that_comes_at_the_last_moment_is_waited_for_too(autojum
         idle.set()
 
     async with trio.open_nursery() as nursery:
-        with gate.running(RequestScope("first")):
+        with running(gate, RequestScope("first")):
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
         # No checkpoint in between: the waiter is woken by the end of the first, and finds the second.
-        with gate.running(RequestScope("second")):
+        with running(gate, RequestScope("second")):
             await trio.testing.wait_all_tasks_blocked()
             assert not idle.is_set()
         with trio.fail_after(1):
@@ -179,7 +180,7 @@ async def test_each_of_several_waiters_is_told_that_it_is_idle(autojump_clock: M
     gate = DrainGate()
     with trio.fail_after(1):
         async with trio.open_nursery() as nursery:
-            with gate.running(RequestScope("a")):
+            with running(gate, RequestScope("a")):
                 nursery.start_soon(gate.wait_idle)
                 nursery.start_soon(gate.wait_idle)
                 await trio.testing.wait_all_tasks_blocked()
@@ -189,7 +190,7 @@ async def test_waiting_for_idle_may_be_cancelled_and_begun_again(autojump_clock:
     gate = DrainGate()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            with gate.running(RequestScope("a")):
+            with running(gate, RequestScope("a")):
                 with trio.move_on_after(1) as scope:
                     await gate.wait_idle()
                 assert scope.cancelled_caught

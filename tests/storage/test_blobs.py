@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,50 +15,9 @@ import trio
 
 from app.flow.threads import ThreadPool
 from app.storage.blobs import CHUNK_BYTES, Blob, BlobTruncated, BlobUnreadable, LocalBlobs
+from tests.storage.conftest import BYTES, SECRET, Clock, content
 
-_SECRET = b"secret"
-_BYTES = b"%PDF-" + bytes(range(256)) * 2000  # some chunks
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The reports folder, beside a file that is nobody's report."""
-    (tmp_path / "secret.pdf").write_bytes(_SECRET)
-    (folder := tmp_path / "reports").mkdir()
-    (folder / "deep" / "er").mkdir(parents=True)
-    (folder / "a.pdf").write_bytes(_BYTES)
-    (folder / "deep" / "er" / "b.pdf").write_bytes(_BYTES)
-    return folder
-
-
-@pytest.fixture
-def blobs(folder: Path) -> LocalBlobs:
-    return LocalBlobs(folder, ThreadPool("files", 4))
-
-
-@pytest.fixture(autouse=True)
-def _descriptors_stay_the_same(folder: Path) -> Iterator[None]:
-    """Whatever a test does, no descriptor of a file is left open. (Trio's own are none of a file.)"""
-    before = _open_files(folder.parent)
-    yield
-    assert _open_files(folder.parent) == before
-
-
-def _open_files(below: Path) -> list[str]:
-    found: list[str] = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except FileNotFoundError:  # the descriptor of this very listing
-            continue
-        if target.startswith((str(below), "/dev/zero", "/etc")):
-            found.append(target)
-    return sorted(found)
-
-
-async def _content(blob: Blob, start: int = 0, stop: int | None = None) -> bytes:
-    with closing(blob):
-        return b"".join([chunk async for chunk in blob.read(start, blob.size if stop is None else stop)])
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 async def _refusal(blobs: LocalBlobs, path: str) -> BlobUnreadable:
@@ -74,18 +33,18 @@ async def _refusal(blobs: LocalBlobs, path: str) -> BlobUnreadable:
     "path", ["a.pdf", "./a.pdf", "deep/../a.pdf", "deep//er/b.pdf", "../reports/a.pdf", "deep/er/b.pdf"]
 )
 async def test_a_path_that_stays_inside_is_read(blobs: LocalBlobs, path: str) -> None:
-    assert await _content(await blobs.open(path)) == _BYTES
+    assert await content(await blobs.open(path)) == BYTES
 
 
 async def test_an_absolute_path_inside_is_read(blobs: LocalBlobs, folder: Path) -> None:
-    assert await _content(await blobs.open(str(folder / "a.pdf"))) == _BYTES
+    assert await content(await blobs.open(str(folder / "a.pdf"))) == BYTES
 
 
 async def test_a_folder_that_is_itself_a_link_is_read_by_both_its_names(folder: Path) -> None:
     (link := folder.parent / "link").symlink_to(folder)
-    blobs = LocalBlobs(link, ThreadPool("files", 4))
-    for path in ("a.pdf", str(link / "a.pdf"), str(folder / "a.pdf")):
-        assert await _content(await blobs.open(path)) == _BYTES
+    with closing(LocalBlobs(link, ThreadPool("files", 4))) as blobs:
+        for path in ("a.pdf", str(link / "a.pdf"), str(folder / "a.pdf")):
+            assert await content(await blobs.open(path)) == BYTES
 
 
 @pytest.mark.parametrize("target", ["a.pdf", "deep/er/b.pdf", "{folder}/a.pdf", "other", "via/er/b.pdf"])
@@ -93,7 +52,7 @@ async def test_a_link_that_stays_inside_is_followed(blobs: LocalBlobs, folder: P
     (folder / "other").symlink_to("a.pdf")
     (folder / "via").symlink_to("deep")
     (folder / "link").symlink_to(target.format(folder=folder))
-    assert await _content(await blobs.open("link")) == _BYTES
+    assert await content(await blobs.open("link")) == BYTES
 
 
 @pytest.mark.parametrize(
@@ -103,16 +62,18 @@ async def test_a_link_that_stays_inside_is_followed(blobs: LocalBlobs, folder: P
         (0, 1),
         (CHUNK_BYTES - 1, CHUNK_BYTES + 1),
         (CHUNK_BYTES, 2 * CHUNK_BYTES),
-        (5, len(_BYTES)),
-        (len(_BYTES) - 1, len(_BYTES)),
+        (5, len(BYTES)),
+        (len(BYTES) - 1, len(BYTES)),
     ],
 )
 async def test_any_part_is_read_in_chunks_that_are_never_larger_than_one(
     blobs: LocalBlobs, start: int, stop: int
 ) -> None:
     with closing(await blobs.open("a.pdf")) as blob:
-        chunks = [chunk async for chunk in blob.read(start, stop)]
-    assert b"".join(chunks) == _BYTES[start:stop]
+        async with blob.chunks(start, stop) as reading:
+            chunks = [chunk async for chunk in reading]
+        assert await blob.read(start, stop) == BYTES[start:stop]
+    assert b"".join(chunks) == BYTES[start:stop]
     assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
 
 
@@ -141,7 +102,7 @@ async def test_a_path_that_leaves_the_folder_is_refused_though_there_is_a_file(
     blobs: LocalBlobs, folder: Path, path: str
 ) -> None:
     (others := folder.parent / "reports-of-others").mkdir()
-    (others / "secret.pdf").write_bytes(_SECRET)
+    (others / "secret.pdf").write_bytes(SECRET)
     (folder / "out").symlink_to("../secret.pdf")
     (folder / "absolutely-out").symlink_to(folder.parent / "secret.pdf")
     (folder / "up").symlink_to("..")
@@ -217,7 +178,7 @@ async def test_a_link_that_is_swapped_in_after_the_look_is_not_followed(
 ) -> None:
     outside = folder.parent / "outside"
     (outside / "er").mkdir(parents=True)
-    (outside / "er" / "b.pdf").write_bytes(_SECRET)
+    (outside / "er" / "b.pdf").write_bytes(SECRET)
     look = LocalBlobs._resolve
 
     def look_then_swap(self: LocalBlobs, root: str, path: str) -> list[str]:
@@ -259,45 +220,71 @@ async def test_a_read_that_fails_at_opening_is_unreadable(blobs: LocalBlobs, mon
 async def test_a_file_that_becomes_shorter_while_it_is_read_is_truncated_not_complete(
     blobs: LocalBlobs, folder: Path
 ) -> None:
+    left = 3 * CHUNK_BYTES - 7  # the third chunk may have been read ahead when the first one is taken
     with closing(await blobs.open("a.pdf")) as blob:
         received = b""
         with pytest.raises(BlobTruncated):
-            async for chunk in blob.read(0, blob.size):
-                received += chunk
-                os.truncate(folder / "a.pdf", 2 * CHUNK_BYTES - 7)
-    assert received == _BYTES[: 2 * CHUNK_BYTES - 7]
+            async with blob.chunks(0, blob.size) as chunks:
+                async for chunk in chunks:
+                    received += chunk
+                    os.truncate(folder / "a.pdf", left)
+        assert received == BYTES[: len(received)]
+        assert len(received) in {2 * CHUNK_BYTES, 3 * CHUNK_BYTES}
+        assert await blob.read(CHUNK_BYTES, left) == BYTES[CHUNK_BYTES:left]
+        with pytest.raises(BlobTruncated):
+            await blob.read(left - 1, left + 1)
+    # Known to be wrong, it is given to nobody else.
+    assert blobs.open_nowait("a.pdf") is None
+    with closing(await blobs.open("a.pdf")) as anew:
+        assert anew.size == left
 
 
 async def test_who_reads_a_file_that_is_removed_gets_it_whole(blobs: LocalBlobs, folder: Path) -> None:
     blob = await blobs.open("a.pdf")
     await blobs.remove("a.pdf")
     assert not (folder / "a.pdf").exists()
-    assert await _content(blob) == _BYTES
+    assert await content(blob) == BYTES
 
 
 @pytest.mark.parametrize("how", ["renamed over", "written in place"])
-async def test_a_file_that_others_replace_has_another_identity(blobs: LocalBlobs, folder: Path, how: str) -> None:
+async def test_a_file_that_others_replace_has_another_identity(
+    blobs: LocalBlobs, folder: Path, clock: Clock, how: str
+) -> None:
     with closing(await blobs.open("a.pdf")) as before:
         pass
     os.utime(folder / "a.pdf", ns=(0, before.modified_ns))  # so that the time alone does not tell
+    clock.now += 1
     with closing(await blobs.open("a.pdf")) as same:
         if how == "renamed over":
-            (folder / "new").write_bytes(_BYTES[::-1])
+            (folder / "new").write_bytes(BYTES[::-1])
             (folder / "new").rename(folder / "a.pdf")
         else:
-            (folder / "a.pdf").write_bytes(_BYTES[::-1])
+            (folder / "a.pdf").write_bytes(BYTES[::-1])
         os.utime(folder / "a.pdf", ns=(0, before.modified_ns))
+    clock.now += 1
     with closing(await blobs.open("a.pdf")) as after:
         assert (after.size, after.modified_ns) == (same.size, same.modified_ns)
         assert after.identity != same.identity
 
 
-async def test_closing_is_idempotent_and_nothing_is_read_afterwards(blobs: LocalBlobs) -> None:
-    blob = await blobs.open("a.pdf")
+@pytest.mark.parametrize("nowait", [True, False])
+async def test_closing_is_idempotent_and_nothing_is_read_afterwards(blobs: LocalBlobs, nowait: bool) -> None:
+    blob, other = await blobs.open("a.pdf"), await blobs.open("a.pdf")
+    assert blob.descriptor == other.descriptor >= 0
+    blob._file.nowait = nowait
     blob.close()
     blob.close()
+    assert blob.descriptor == -1
     with pytest.raises(OSError, match="Bad file descriptor"):
-        _ = [chunk async for chunk in blob.read(CHUNK_BYTES, blob.size)]
+        await blob.read(0, 1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        async with blob.chunks(CHUNK_BYTES, blob.size) as chunks:
+            _ = [chunk async for chunk in chunks]
+    assert await content(other) == BYTES
+    blobs.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await blob.read(0, 1)
+    assert (blobs.statistics().open, blobs.statistics().leases) == (0, 0)
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_open(

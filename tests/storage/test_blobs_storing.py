@@ -14,30 +14,10 @@ import pytest
 import app.storage.blobs
 from app.errors import StartError
 from app.flow.threads import ThreadPool
-from app.storage.blobs import Blob, LocalBlobs, open_blobs
+from app.storage.blobs import BlobUnreadable, LocalBlobs, open_blobs
+from tests.storage.conftest import BYTES, SECRET, content, open_files
 
-_SECRET = b"secret"
-_BYTES = b"%PDF-" + bytes(range(256)) * 2000  # some chunks
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The reports folder, beside a file that is nobody's report."""
-    (tmp_path / "secret.pdf").write_bytes(_SECRET)
-    (folder := tmp_path / "reports").mkdir()
-    (folder / "deep").mkdir()
-    (folder / "deep" / "a.pdf").write_bytes(_BYTES)
-    return folder
-
-
-@pytest.fixture
-def blobs(folder: Path) -> LocalBlobs:
-    return LocalBlobs(folder, ThreadPool("files", 4))
-
-
-async def _content(blob: Blob) -> bytes:
-    with closing(blob):
-        return b"".join([chunk async for chunk in blob.read(0, blob.size)])
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 class _Failing(io.BytesIO):
@@ -60,20 +40,20 @@ def _files(folder: Path) -> set[Path]:
 
 async def test_what_is_stored_can_be_read_under_a_name_of_its_own(blobs: LocalBlobs, folder: Path) -> None:
     before = _files(folder)
-    stored = [await blobs.store(io.BytesIO(_BYTES), suffix=".pdf") for _ in range(3)]
+    stored = [await blobs.store(io.BytesIO(BYTES), suffix=".pdf") for _ in range(3)]
     assert len({one.path for one in stored}) == 3
     assert _files(folder) - before == {Path(one.path) for one in stored}
     for one in stored:
-        assert (one.size, one.digest) == (len(_BYTES), sha256(_BYTES).hexdigest())
+        assert (one.size, one.digest) == (len(BYTES), sha256(BYTES).hexdigest())
         blob = await blobs.open(one.path)
         assert (blob.size, blob.modified_ns) == (one.size, one.modified_ns)
-        assert await _content(blob) == _BYTES
+        assert await content(blob) == BYTES
 
 
 async def test_nothing_at_all_can_be_stored(blobs: LocalBlobs) -> None:
     stored = await blobs.store(io.BytesIO(b""), suffix=".bin")
     assert (stored.size, stored.digest) == (0, sha256(b"").hexdigest())
-    assert await _content(await blobs.open(stored.path)) == b""
+    assert await content(await blobs.open(stored.path)) == b""
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("odd"), KeyboardInterrupt()])
@@ -82,7 +62,7 @@ async def test_a_source_that_fails_in_the_middle_leaves_nothing(
 ) -> None:
     before = _files(folder)
     with pytest.raises(type(error)):
-        await blobs.store(_Failing(_BYTES, error), suffix=".pdf")
+        await blobs.store(_Failing(BYTES, error), suffix=".pdf")
     assert _files(folder) == before
 
 
@@ -98,12 +78,15 @@ async def test_a_disk_that_fails_while_storing_leaves_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, full)
         with pytest.raises(OSError, match="No space left"):
-            await blobs.store(io.BytesIO(_BYTES), suffix=".pdf")
+            await blobs.store(io.BytesIO(BYTES), suffix=".pdf")
     assert _files(folder) == before
 
 
-async def test_a_stored_file_can_be_dated_anew(blobs: LocalBlobs) -> None:
+@pytest.mark.parametrize("was_open", [False, True])
+async def test_a_stored_file_can_be_dated_anew(blobs: LocalBlobs, was_open: bool) -> None:
     stored = await blobs.store(io.BytesIO(b"x"), suffix=".bin")
+    if was_open:
+        (await blobs.open(stored.path)).close()
     dated = await blobs.redate(stored, stored.modified_ns + 10**9)
     with closing(await blobs.open(stored.path)) as blob:
         assert blob.modified_ns == dated.modified_ns == stored.modified_ns + 10**9
@@ -118,7 +101,33 @@ async def test_only_a_file_within_the_folder_is_removed(blobs: LocalBlobs, folde
     before = _files(folder)
     await blobs.remove(path)
     assert _files(folder) == before
-    assert (folder.parent / "secret.pdf").read_bytes() == _SECRET
+    assert (folder.parent / "secret.pdf").read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("name", ["deep/er/b.pdf", "deep/../deep/er/b.pdf", "link"])
+async def test_what_is_removed_by_any_of_its_names_is_closed_and_opened_no_more(
+    blobs: LocalBlobs, folder: Path, name: str
+) -> None:
+    (folder / "link").symlink_to("deep/er/b.pdf")
+    for path in ("deep/er/b.pdf", "link"):
+        (await blobs.open(path)).close()
+    await blobs.remove(name)
+    assert open_files(folder) == []
+    for path in ("deep/er/b.pdf", "link", name):
+        assert blobs.open_nowait(path) is None
+        with pytest.raises(BlobUnreadable) as raised:
+            await blobs.open(path)
+        assert raised.value.gone
+
+
+async def test_what_somebody_else_has_removed_is_opened_no_more_either(blobs: LocalBlobs, folder: Path) -> None:
+    (await blobs.open("a.pdf")).close()
+    (folder / "a.pdf").unlink()
+    still = blobs.open_nowait("a.pdf")
+    assert still is not None  # nobody has told
+    still.close()
+    await blobs.remove("a.pdf")
+    assert blobs.open_nowait("a.pdf") is None
 
 
 async def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_used_is_told(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import structlog
 from structlog.testing import LogCapture
 
 import app.web.boundary
+import app.web.exchange
 import app.web.lifespan
 from app.telemetry.logs import _identify
+from tests.web.wire import Wire
 
 
 @pytest.fixture
@@ -21,6 +23,12 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
     logger = structlog.wrap_logger(
         None, processors=[_identify, captured], wrapper_class=structlog.make_filtering_bound_logger(0)
     )
-    for module in (app.web.boundary, app.web.lifespan):
+    for module in (app.web.boundary, app.web.exchange, app.web.lifespan):
         monkeypatch.setattr(module, "_log", logger)
     return captured.entries
+
+
+@pytest.fixture(params=["our wire", "stock"])
+def any_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that tell of a client's end at once, and such that tell only whoever asks."""
+    monkeypatch.setattr(Wire, "tells", request.param == "our wire")

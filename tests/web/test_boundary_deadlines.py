@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from app.errors import BadDeadline
-from app.http.deadlines import parse_deadline
-from app.web.asgi import Receive, Scope, Send, header
+from app.wire.asgi import Receive, Scope, Send
 from tests.web.wire import SERVER_DEADLINE, Handler, Wire, answer, ask, begin_and_wait, chunk, start, wait
 
 type Log = list[MutableMapping[str, Any]]
+
+pytestmark = pytest.mark.usefixtures("any_server")
 
 
 def _streaming(seconds: float) -> Handler:
@@ -156,8 +156,7 @@ async def test_the_part_of_an_answer_that_came_before_the_deadline_stays_as_it_w
     assert (wire.status, wire.body) == (200, b"part")
 
 
-def test_two_deadlines_are_none() -> None:
-    assert parse_deadline(header({"headers": [(b"sluice-deadline", b"5")]}, b"sluice-deadline")) == 5
-    with pytest.raises(BadDeadline):
-        fields = [(b"sluice-deadline", b"5"), (b"sluice-deadline", b"6")]
-        parse_deadline(header({"headers": fields}, b"sluice-deadline"))
+async def test_two_deadlines_are_none() -> None:
+    fields = [(b"sluice-deadline", b"5"), (b"sluice-deadline", b"6")]
+    wire = await ask(answer, headers=fields)
+    assert (wire.status, wire.problem["title"]) == (400, "Bad deadline")

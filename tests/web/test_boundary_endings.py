@@ -9,12 +9,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from app.errors import NotFound
 from app.flow.drain import DrainGate
-from app.web.asgi import Receive, Scope, Send
-from app.web.boundary import Boundary
+from app.wire.asgi import Message, Receive, Scope, Send
 from tests.web.wire import Handler, Wire, answer, ask, begin_and_wait, raising, wait
 
 type Log = list[MutableMapping[str, Any]]
+
+pytestmark = pytest.mark.usefixtures("any_server")
 
 
 async def _end_while_it_waits(application: Handler, wire: Wire, end: Any, **more: Any) -> None:
@@ -187,7 +189,38 @@ async def test_an_error_beside_a_cancellation_from_outside_is_not_lost(log: Log)
 # -- other protocols ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_websocket_is_refused_before_it_is_accepted() -> None:
-    wire = Wire()
-    await Boundary(wait, DrainGate(), 1.0)({"type": "websocket", "path": "/", "headers": []}, wire.receive, wire.send)
-    assert [message["type"] for message in wire.sent] == ["websocket.close"]
+class _Socket(Wire):
+    """The client of a WebSocket, which says nothing."""
+
+    async def receive(self) -> Message:
+        await self._left.wait()
+        return {"type": "websocket.disconnect", "code": 1006}
+
+
+async def _accept_and_wait(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "websocket.accept"})
+    await trio.sleep_forever()
+
+
+async def test_a_websocket_ends_with_its_client(log: Log) -> None:
+    wire = _Socket()
+    await _end_while_it_waits(_accept_and_wait, wire, wire.leave, type="websocket")
+    assert [message["type"] for message in wire.sent] == ["websocket.accept"]
+    assert (log[-1]["status"], log[-1]["outcome"]) == (499, "disconnected")
+
+
+async def test_a_websocket_is_told_that_the_server_ends(log: Log) -> None:
+    wire, gate = _Socket(), DrainGate()
+    await _end_while_it_waits(_accept_and_wait, wire, gate.cut, gate=gate, type="websocket")
+    assert wire.sent[-1] == {"type": "websocket.close", "code": 1001, "reason": "shutdown"}
+    assert (log[-1]["status"], log[-1]["outcome"]) == (101, "shutdown")
+
+
+async def test_a_websocket_that_is_not_accepted_gets_a_problem(log: Log) -> None:
+    wire = await ask(raising(NotFound("nothing here")), wire=_Socket(), type="websocket")
+    assert [message["type"] for message in wire.sent] == [
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    ]
+    assert (wire.status, wire.problem["title"]) == (404, "Not found")
+    assert log[-1]["outcome"] == "client_error"

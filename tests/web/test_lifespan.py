@@ -13,9 +13,10 @@ from trio.testing import wait_all_tasks_blocked
 from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
-from app.web.asgi import AsgiApp, Message
+from tests.gates import running
 from app.web.lifespan import Server
-from tests.web.wire import Wire, answer, scope
+from app.wire.asgi import AsgiApp, Message
+from tests.web.wire import SETTINGS, Wire, answer, scope
 
 type Log = list[MutableMapping[str, Any]]
 type Open = Callable[[], AbstractAsyncContextManager[AsgiApp]]
@@ -60,7 +61,7 @@ def _rooms(opened: list[str], error: BaseException | None = None) -> Open:
 
 
 def _server(rooms: Open, gate: DrainGate | None = None) -> Server:
-    return Server(rooms, gate or DrainGate(), 60.0)
+    return Server(rooms, gate or DrainGate(), SETTINGS)
 
 
 async def _live(server: Server, lifespan: _Lifespan) -> None:
@@ -86,7 +87,7 @@ async def test_the_last_line_says_what_was_finished_and_what_was_cut(log: Log) -
     gate, lifespan = DrainGate(), _Lifespan()
     gate.start()
     for number in range(3):
-        with gate.running(request := RequestScope(str(number))):
+        with running(gate, request := RequestScope(str(number))):
             if number == 2:
                 request.cancel("shutdown")
     lifespan.shut_down()

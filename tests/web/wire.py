@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from app.flow.drain import DrainGate
-from app.web.asgi import Message, Receive, Scope, Send
+from app.settings import load_settings
 from app.web.boundary import Boundary
+from app.wire.asgi import PEER, Message, Receive, Scope, Send
 
 SERVER_DEADLINE = 60.0
+SETTINGS = replace(load_settings({}).server, request_deadline=SERVER_DEADLINE)
 
 type Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Wire:
-    """One exchange. ``sent`` is what the client got; one that does not read lets the first send wait for ever."""
+    """One exchange. ``sent`` is what the client got; one that does not read lets the first send wait for ever.
+
+    tells: whether it offers a `Peer`, as our wire does; else only ``receive`` tells that the client has left.
+    """
+
+    tells = True
 
     def __init__(self, body: Sequence[bytes] = (b"",), *, reads: bool = True) -> None:
         self.sent: list[Message] = []
+        self.scope: trio.CancelScope | None = None
         self._reads = reads
         self._body = list(body)
         self._left = trio.Event()
+        self._calls: list[Callable[[], None]] = []
 
     async def receive(self) -> Message:
         if self._body and not self._left.is_set():
@@ -41,6 +51,14 @@ class Wire:
 
     def leave(self) -> None:
         self._left.set()
+        for call in self._calls:
+            call()
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        if self._left.is_set():
+            call()
+        else:
+            self._calls.append(call)
 
     @property
     def status(self) -> int | None:
@@ -126,6 +144,11 @@ async def ask(
 ) -> Wire:
     """One request to ``application`` behind the boundary; returns when that has ended it."""
     wire = wire or Wire()
-    boundary = Boundary(application, gate or DrainGate(), SERVER_DEADLINE)
-    await boundary(scope(fields, **more), wire.receive, wire.send)
+    boundary = Boundary(application, gate or DrainGate(), SETTINGS)
+    extensions = {PEER: wire} if wire.tells else {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(boundary.run)
+        with trio.CancelScope() as wire.scope:
+            await boundary(scope(fields, **({"extensions": extensions} | more)), wire.receive, wire.send)
+        nursery.cancel_scope.cancel()
     return wire

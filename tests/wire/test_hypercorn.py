@@ -23,23 +23,16 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
-from app.settings import ServerSettings
+from app.settings import load_settings
 from app.wire import hypercorn as adapter
-from app.wire.hypercorn import Drain, hypercorn_values, install, serve
+from app.wire.drain import Drain
+from app.wire.hypercorn import hypercorn_values, install, serve
 
 type _Message = MutableMapping[str, Any]
 type _Send = Callable[[_Message], Awaitable[None]]
 type _Get = Callable[[str, _Send], Awaitable[None]]
 
-_SETTINGS = ServerSettings(
-    host="127.0.0.1",
-    port=0,
-    idle_timeout=75,
-    stall_timeout=30,
-    request_deadline=60,
-    drain_delay=0,
-    drain_timeout=20,
-)
+_SETTINGS = replace(load_settings({}).server, port=0, drain_timeout=20)
 _CHUNK = bytes(128 * 1024)
 # More than the socket buffers of both sides hold.
 _CHUNKS = 256
@@ -102,7 +95,14 @@ async def _open_server(get: _Get, stall_timeout: float = 30, **config: str) -> A
 
     async def run() -> None:
         ended_well.append(
-            await serve(_application(get), configured, sockets, Drain(gate, 0, 20), stall_timeout=stall_timeout)
+            await serve(
+                _application(get),
+                configured,
+                sockets,
+                Drain(gate, 0, 20),
+                replace(_SETTINGS, stall_timeout=stall_timeout),
+                io_threads=2,
+            )
         )
 
     with trio.fail_after(30):
@@ -168,7 +168,7 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async with _open_server(_answer_briefly) as port, await _connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
-            patched.setattr(adapter._Connection, "_read_data", fail)
+            patched.setattr(adapter._Connection, "_run", fail)
             assert await _ask(port, _GET) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(_GET)
@@ -314,7 +314,7 @@ def test_where_hypercorn_is_not_as_expected_it_is_left_as_it_is_and_the_log_says
     monkeypatch.setattr(module, name, other)
     before = hypercorn_run.worker_serve
     with structlog.testing.capture_logs() as logs:
-        install(Drain(DrainGate(), 0, 1), stall_timeout=1)
+        install(Drain(DrainGate(), 0, 1), _SETTINGS, io_threads=1)
     (line,) = logs
     assert line["log_level"] == "warning"
     assert [missing.rpartition(".")[2] for missing in line["missing"]] == [name]
@@ -327,7 +327,7 @@ def test_a_worker_serve_without_what_is_needed_is_left_as_it_is(monkeypatch: pyt
 
     monkeypatch.setattr(hypercorn_run, "worker_serve", worker_serve)
     with structlog.testing.capture_logs() as logs:
-        install(Drain(DrainGate(), 0, 1), stall_timeout=1)
+        install(Drain(DrainGate(), 0, 1), _SETTINGS, io_threads=1)
     assert logs[0]["missing"] == ["trio.run.worker_serve"]
     assert hypercorn_run.worker_serve is worker_serve
     assert vars(hypercorn_run)["TCPServer"] is TCPServer

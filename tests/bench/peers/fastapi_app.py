@@ -1,4 +1,4 @@
-"""The report route in FastAPI on asyncmy: the same pool, look-up and reading as the other peers'."""
+"""The report route in FastAPI on asyncmy: the same pool, look-up and reading as the other peers'. And a hello."""
 
 # Runs in an environment of its own; the project's has none of these packages.
 # pyright: basic, reportMissingImports=false
@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncmy
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import PlainTextResponse
 
 
 @asynccontextmanager
@@ -40,3 +41,8 @@ async def report(user_id: str, request: Request) -> Response:
         raise HTTPException(404, "Report not found")
     content = await to_thread.run_sync(Path(row[0]).read_bytes)
     return Response(content, media_type="application/pdf")
+
+
+@app.get("/hello")
+async def hello() -> PlainTextResponse:
+    return PlainTextResponse("Hello, World!")

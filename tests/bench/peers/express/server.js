@@ -1,4 +1,4 @@
-// The original's report route: a pool of 20, one look-up, the whole file read and sent.
+// The original's report route: a pool of 20, one look-up, the whole file read and sent. And its hello.
 const { readFile } = require('node:fs/promises');
 const express = require('express');
 const mysql = require('mysql2/promise');
@@ -21,6 +21,10 @@ app.get('/api/report/:userId', async (req, res) => {
   }
   const report = await readFile(rows[0].report_path);
   res.type('pdf').send(report);
+});
+
+app.get('/hello', (req, res) => {
+  res.type('text').send('Hello, World!');
 });
 
 app.listen(Number(process.env.PORT), '127.0.0.1');

@@ -1,0 +1,107 @@
+"""Calls that take a processor for long, in processes of their own, each ended with the request that started it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import trio
+import trio_parallel  # pyright: ignore[reportMissingTypeStubs]
+
+from app.flow.parents import watch_parent
+
+# An idle process ends as soon as it is told; one that does not is killed after this.
+_END_SECONDS = 2.0
+_untyped: Any = trio_parallel
+
+
+class ProcessDied(Exception):
+    """A process ended in the middle of a call: it crashed, or was killed by somebody else, such as the kernel that
+    ran out of memory. Whether the call had its effect is unknown."""
+
+
+@dataclass(frozen=True)
+class ProcessStatistics:
+    """name: of the pool. size: processes at most. busy: calls that have one. waiting: calls that wait for one.
+    idle: processes that have no call, and stay for the next."""
+
+    name: str
+    size: int
+    busy: int
+    waiting: int
+    idle: int
+
+
+class ProcessPool:
+    """At most ``size`` processes for calls that take a processor. They start when they are needed, and are kept.
+
+    Bound: ``size`` processes; a call past it waits, in order, until it gets one or is cancelled.
+    """
+
+    def __init__(self, name: str, size: int, context: Any) -> None:
+        self._name = name
+        self._limiter = trio.CapacityLimiter(size)
+        self._context = context
+        self._calls: set[trio.CancelScope] = set()
+        self._closed = False
+
+    async def run[T](self, call: Callable[..., T], *arguments: object) -> T:
+        """``call(*arguments)`` in a process.
+
+        call, arguments, result: are pickled, and copied on the event loop. ``call`` is a function of a module, which
+            the process imports.
+
+        *Cancellation*: while waiting for a process, at once. Afterwards its process, and no other, is killed, and is
+        gone when this returns; processes that ``call`` started itself are not.
+        *Errors*: those of ``call``; `ProcessDied`; ClosedResourceError where the pool was closed.
+        """
+        if self._closed:
+            raise self._closed_error()
+        with trio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                result = await self._context.run_sync(call, *arguments, kill_on_cancel=True, limiter=self._limiter)
+                return cast("T", result)
+            except trio_parallel.BrokenWorkerError as error:
+                raise ProcessDied(f"a process of {self._name} ended in the middle of a call") from error
+            finally:
+                self._calls.remove(scope)
+        raise self._closed_error()
+
+    def close(self) -> None:
+        """Kills what runs; calls that run, wait or come fail with ClosedResourceError."""
+        self._closed = True
+        for scope in self._calls:
+            scope.cancel()
+
+    def statistics(self) -> ProcessStatistics:
+        state = self._limiter.statistics()
+        idle = self._context.statistics().idle_workers
+        return ProcessStatistics(self._name, int(state.total_tokens), state.borrowed_tokens, state.tasks_waiting, idle)
+
+    def _closed_error(self) -> trio.ClosedResourceError:
+        return trio.ClosedResourceError(f"the processes of {self._name} are closed")
+
+
+@asynccontextmanager
+async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
+    """A pool of at most ``size`` processes, which are gone when it is left, and when this process dies.
+
+    *Cancellation*: leaving takes what killing the running calls takes, and at most two seconds for idle processes.
+    """
+    # Hypercorn's workers are daemonic, and so may have no children. Only their parent, which ends them at its own end,
+    # has a use for the flag, and it has a copy of its own.
+    multiprocessing.current_process().daemon = False
+    opening = _untyped.open_worker_context(init=watch_parent, grace_period=_END_SECONDS)
+    context = await opening.__aenter__()
+    pool = ProcessPool(name, size, context)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        # It complains of a process that had to be killed, or was by somebody else: gone is gone.
+        with suppress(trio_parallel.BrokenWorkerError):
+            await opening.__aexit__(None, None, None)

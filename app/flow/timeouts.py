@@ -1,0 +1,49 @@
+"""One time limit for many: who is in for too long is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from itertools import takewhile
+
+import trio
+
+
+class Timeouts[K: Hashable]:
+    """Keys, each for at most ``seconds``; then ``expire(key)`` is called, which must not block or raise.
+
+    As the limit is the same for all, they expire in the order in which they came: entering and leaving cost a
+    dictionary's insertion and deletion, not a timer. Bound: the keys are connections, bounded elsewhere.
+    """
+
+    def __init__(self, seconds: float, expire: Callable[[K], None]) -> None:
+        self._seconds = seconds
+        self._expire = expire
+        self._due: dict[K, float] = {}
+        self._came = trio.Event()
+
+    def enter(self, key: K) -> None:
+        if not self._due:
+            self._came.set()
+        self._due[key] = trio.current_time() + self._seconds
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._due
+
+    def leave(self, key: K) -> None:
+        """Harmless where ``key`` is not in."""
+        self._due.pop(key, None)
+
+    async def run(self) -> None:
+        """Tells for as long as it runs."""
+        while True:
+            if not self._due:
+                self._came = trio.Event()
+                await self._came.wait()
+            # Whoever was first may have left meanwhile; then this is a look too early, and that is all.
+            await trio.sleep_until(next(iter(self._due.values()), 0.0))
+            for key in self._late(trio.current_time()):
+                del self._due[key]
+                self._expire(key)
+
+    def _late(self, now: float) -> list[K]:
+        return [key for key, _ in takewhile(lambda entry: entry[1] <= now, self._due.items())]

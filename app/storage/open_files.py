@@ -1,0 +1,315 @@
+"""Files that stay open between the requests for them: which are kept and for how long; leases, and reading."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from app.errors import SluiceError
+from app.flow.threads import ThreadPool
+
+CHUNK_BYTES = 256 * 1024
+_MOST_OPEN = 256
+_FRESH_SECONDS = 0.5
+_STALE_SECONDS = 1.0
+_IDLE_SECONDS = 10.0
+_NEVER_CHECKED = float("-inf")
+_HEAD_BYTES = 16
+# What a file system answers that knows no reads that must not wait (tmpfs, some network ones), or an old kernel.
+_CANNOT_NOWAIT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class BlobTruncated(SluiceError):
+    """A file became shorter while it was sent; the answer cannot be completed."""
+
+
+class OpenFile:
+    """A descriptor of a regular file, which it owns, and what the file was when it was looked at.
+
+    checked: when, on the clock of whoever looks, the last look that found this very file under its path began.
+    nowait: whether its file system is not known to refuse reads that must not wait.
+    leases: its users. kept: whether a cache holds it. It is closed once there is neither.
+    """
+
+    __slots__ = ("checked", "descriptor", "head", "identity", "kept", "leases", "modified_ns", "nowait", "size")
+
+    def __init__(self, descriptor: int, status: os.stat_result, checked: float) -> None:
+        """*Errors*: OSError where the file cannot be read; the descriptor is then still the caller's."""
+        self.head = os.pread(descriptor, _HEAD_BYTES, 0)
+        self.descriptor = descriptor
+        self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
+        self.identity = identity_of(status)
+        self.checked = checked
+        self.nowait = True
+        self.leases = 0
+        self.kept = False
+
+    def suspect(self) -> None:
+        """Has it looked at again before anybody else gets it."""
+        self.checked = _NEVER_CHECKED
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """Changes whenever a file is replaced or written; begins with what tells a file from all others, `file_id`."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def file_id(status: os.stat_result) -> tuple[int, int]:
+    """The same for each name of a file."""
+    return status.st_dev, status.st_ino
+
+
+@dataclass(frozen=True)
+class OpenFilesStatistics:
+    """open: descriptors, of which ``kept`` are in the cache, which keeps ``size`` at most. leases: users of them.
+    hits: leases without a look at the file system. misses: looks, each shared by those who came meanwhile."""
+
+    open: int
+    kept: int
+    size: int
+    leases: int
+    hits: int
+    misses: int
+
+
+class OpenFiles:
+    """Open files by their path, which is anything that names one.
+
+    Bound: ``size`` files, the least recently used one leaves first; one that is in use is closed by its last user.
+    One that nobody asked for in 10 s leaves at the next `put` or `sweep`, as it may be the last thing that keeps a
+    removed file on the disk.
+    """
+
+    def __init__(self, size: int = _MOST_OPEN) -> None:
+        self._size = size
+        self._files: OrderedDict[str, OpenFile] = OrderedDict()  # the least recently used one first
+        self._closed = False
+        self._open = self._leases = self._hits = 0
+        self.misses = 0
+        # Counts the times that a file was changed or removed: what was found by a look that began before is not kept.
+        self.generation = 0
+
+    def get(self, path: str, now: float, *, looking: bool) -> OpenFile | None:
+        """The file at ``path``, if it was there within the last 0.5 s; or 1 s while somebody is ``looking`` again."""
+        file = self._files.get(path)
+        if file is None:
+            return None
+        age = now - file.checked
+        if age >= _FRESH_SECONDS and not (looking and age < _STALE_SECONDS):
+            return None
+        self._files.move_to_end(path)
+        self._hits += 1
+        return file
+
+    def peek(self, path: str) -> OpenFile | None:
+        """The file that was at ``path``, however long ago."""
+        return self._files.get(path)
+
+    def put(self, path: str, file: OpenFile) -> None:
+        """Keeps what is now at ``path``, unless a later look has been quicker. ``file`` has a lease."""
+        held = self._files.get(path)
+        if self._closed or (held is not None and held.checked > file.checked):
+            return
+        if held is not None and held is not file:
+            self.drop(path)
+        self._files[path] = file
+        self._files.move_to_end(path)
+        file.kept = True
+        self.sweep(file.checked)
+        while len(self._files) > self._size:
+            self.drop(next(iter(self._files)))
+
+    def drop(self, path: str) -> None:
+        """Keeps what is at ``path`` no longer."""
+        if (file := self._files.pop(path, None)) is not None:
+            file.kept = False
+            self._close_unused(file)
+
+    def forget(self, changed: tuple[int, int] | None) -> None:
+        """Keeps the file with this `file_id` no longer, whatever its paths, nor anything that is being looked for."""
+        self.generation += 1
+        for path in [path for path, file in self._files.items() if file.identity[:2] == changed]:
+            self.drop(path)
+
+    def sweep(self, now: float) -> None:
+        """Drops what nobody asked for lately. (What is used is checked each second.)"""
+        while self._files:
+            path, file = next(iter(self._files.items()))
+            if now - file.checked < _IDLE_SECONDS:
+                break
+            self.drop(path)
+
+    def lease(self, file: OpenFile) -> None:
+        """One more user of ``file``, which is new or open."""
+        if not file.leases and not file.kept:
+            self._open += 1
+        file.leases += 1
+        self._leases += 1
+
+    def release(self, file: OpenFile) -> None:
+        """One user less."""
+        file.leases -= 1
+        self._leases -= 1
+        self._close_unused(file)
+
+    def close(self) -> None:
+        """Closes what nobody uses, and keeps nothing from now on. Idempotent."""
+        self._closed = True
+        for path in list(self._files):
+            self.drop(path)
+
+    def statistics(self) -> OpenFilesStatistics:
+        return OpenFilesStatistics(self._open, len(self._files), self._size, self._leases, self._hits, self.misses)
+
+    def _close_unused(self, file: OpenFile) -> None:
+        if not file.leases and not file.kept:
+            os.close(file.descriptor)
+            file.descriptor = -1
+            self._open -= 1
+
+
+def is_stale(began: float, now: float) -> bool:
+    """Whether what a look found that began then is too old for somebody who comes now."""
+    return now - began >= _STALE_SECONDS
+
+
+class Blob:
+    """A lease of an open file, which others may be reading too.
+
+    size: bytes. modified_ns: nanoseconds since the epoch. identity: changes whenever the file is replaced or written.
+    head: its first 16 bytes, enough to tell a media type. Closing is sync and idempotent.
+    """
+
+    __slots__ = ("_descriptor", "_file", "_files", "_threads", "head", "identity", "modified_ns", "size")
+
+    def __init__(self, file: OpenFile, files: OpenFiles, threads: ThreadPool) -> None:
+        self._file = file
+        self._files = files
+        self._threads = threads
+        self._descriptor = file.descriptor
+        self.size = file.size
+        self.modified_ns = file.modified_ns
+        self.identity = file.identity
+        self.head = file.head
+        files.lease(file)
+
+    @property
+    def descriptor(self) -> int:
+        """For reading at an offset only, as it is shared; -1 once the lease is closed."""
+        return self._descriptor
+
+    def read_nowait(self, start: int, stop: int) -> bytearray | None:
+        """Bytes ``start`` up to ``stop`` where the page cache has them all; None otherwise, also past the end.
+
+        It copies as long as the part is large: meant for one of `CHUNK_BYTES` at most. *Errors*: OSError.
+        """
+        if not self._file.nowait:
+            return None
+        buffer = bytearray(stop - start)
+        try:
+            count = os.preadv(self._descriptor, (buffer,), start, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _CANNOT_NOWAIT:
+                raise
+            self._file.nowait = False
+            return None
+        return buffer if count == len(buffer) else None
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``start`` up to ``stop``, with a thread hop unless the page cache has them (and they fit a chunk).
+
+        *Cancellation*: waits for the thread. *Errors*: BlobTruncated where the file is shorter; OSError.
+        """
+        await trio.lowlevel.checkpoint()
+        if stop - start <= CHUNK_BYTES and (cached := self.read_nowait(start, stop)) is not None:
+            return bytes(cached)
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        # A lease of its own: were the file closed meanwhile, its number could already be another file's.
+        self._files.lease(self._file)
+        try:
+            data = await self._threads.run(partial(_read, self._descriptor, start, stop))
+        finally:
+            self._files.release(self._file)
+        if len(data) < stop - start:
+            self._file.suspect()
+            raise BlobTruncated("the report became shorter while it was sent")
+        return data
+
+    @asynccontextmanager
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """Bytes ``start`` up to ``stop``, in chunks of `CHUNK_BYTES`, read ahead of who takes them.
+
+        Bound: two chunks ahead of what was taken; reading waits when they are full.
+
+        *Cancellation*: leaving the block, however, ends the reading, and waits for the thread.
+        *Errors*: at the iteration, BlobTruncated and OSError; what leaves the block is never wrapped in a group.
+        """
+        # One chunk is in the channel, the other in the reader's hand.
+        sending, receiving = trio.open_memory_channel[bytes](1)
+        ahead = _Ahead(receiving)
+        left_by: BaseException | None = None
+        with receiving:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_ahead, start, stop, sending, ahead)
+                try:
+                    yield ahead
+                except BaseException as error:  # noqa: BLE001  # raised again below, where no nursery wraps it
+                    left_by = error
+                # Shielded, so that nobody else's cancellation comes in between; the reader ends by this very scope.
+                nursery.cancel_scope.shield = True
+                nursery.cancel_scope.cancel()
+        if left_by is not None:
+            raise left_by
+
+    async def _read_ahead(self, start: int, stop: int, sending: trio.MemorySendChannel[bytes], ahead: _Ahead) -> None:
+        with sending:
+            try:
+                for offset in range(start, stop, CHUNK_BYTES):
+                    await sending.send(await self.read(offset, min(offset + CHUNK_BYTES, stop)))
+                ahead.failure = None
+            except (BlobTruncated, OSError) as error:
+                ahead.failure = error
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._descriptor = -1
+            self._files.release(self._file)
+
+
+class _Ahead:
+    """The chunks that were read ahead, then the reader's error if it had one."""
+
+    def __init__(self, receiving: trio.MemoryReceiveChannel[bytes]) -> None:
+        self._receiving = receiving
+        # Until the reader says otherwise: one that is cancelled must not look like one that is done.
+        self.failure: Exception | None = trio.BrokenResourceError("the reading was cancelled")
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._receiving.receive()
+        except trio.EndOfChannel:
+            if self.failure is not None:
+                raise self.failure from None
+            raise StopAsyncIteration from None
+
+
+def _read(descriptor: int, start: int, stop: int) -> bytes:
+    """Bytes ``start`` up to ``stop``, fewer only at the end of the file."""
+    data = os.pread(descriptor, stop - start, start)
+    while len(data) < stop - start and (more := os.pread(descriptor, stop - start - len(data), start + len(data))):
+        data += more
+    return data

@@ -1,0 +1,274 @@
+"""One request and what has been answered to it so far, whatever protocol it came by."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import structlog
+import trio
+
+from app.errors import BodyTooLarge, DeadlineExceeded, ShuttingDown, SluiceError
+from app.flow.drain import DrainGate
+from app.flow.request import RequestScope
+from app.http.problems import Problem, problem
+from app.http.request_ids import continue_trace, request_id
+from app.settings import ServerSettings
+from app.telemetry.logs import log_request
+from app.wire.asgi import ZERO_COPY, Message, Receive, Scope, Send, peer_of
+
+_log = structlog.get_logger()
+
+_CLIENT_CLOSED_REQUEST = 499
+# How long the end of an answer, where only that is left, may take to leave.
+_LAST_WORDS_SECONDS = 2.0
+_READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
+
+type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
+
+
+class Exchange:
+    """An HTTP request.
+
+    given: the values of those of its fields that every request may have, several of one name joined by a comma.
+    started: its answer has begun. finishing: all of it is on its way. finished: it has been sent.
+    """
+
+    __slots__ = (
+        "_began",
+        "_first_byte",
+        "_gate",
+        "_head",
+        "_headers_sent",
+        "_limit",
+        "_receive",
+        "_send",
+        "body_bytes",
+        "borrows",
+        "finished",
+        "finishing",
+        "given",
+        "peer",
+        "request",
+        "scope",
+        "started",
+        "status",
+        "taken",
+        "trace",
+        "whole",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: DrainGate, settings: ServerSettings) -> None:
+        given: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in _READ_BY_US:
+                given[name] = b"%b, %b" % (given[name], value) if name in given else value
+        self.given = given
+        self.scope = scope
+        self.peer = peer_of(scope)
+        self.trace = continue_trace(given.get(b"traceparent"))
+        # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
+        self.borrows = self.peer is not None and self.peer.scope is not None and b"sluice-deadline" not in given
+        self.request = RequestScope(
+            request_id(given.get(b"x-request-id")),
+            None if self.trace is None else self.trace.trace_id,
+            self.peer.scope if self.borrows and self.peer and self.peer.scope else trio.CancelScope(),
+        )
+        self.status: int | None = None
+        self.started = self.finishing = self.finished = False
+        self.body_bytes = self.taken = 0
+        self.whole = trio.Event() if self.peer is None else None
+        self._receive = receive
+        self._send = send
+        self._gate = gate
+        self._limit = settings.max_upload
+        self._began = trio.current_time()
+        self._first_byte: float | None = None
+        self._headers_sent: list[tuple[bytes, bytes]] = []
+        self._head: Message | None = None
+
+    def peer_left(self) -> None:
+        # A client that has all that was announced may leave before we have said that this was all.
+        if not self.finishing:
+            self.request.cancel("disconnected")
+
+    async def watch_peer(self) -> None:
+        """Asks ``receive``, for servers that tell of a disconnect in no other way: once the body has been taken."""
+        if self.whole is not None and (self.given.get(b"content-length", b"0") != b"0" or self._chunked):
+            await self.whole.wait()
+        while (await self._receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:
+            pass
+        self.peer_left()
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """ASGI's receive. *Errors*: BodyTooLarge."""
+        announced = self.given.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self._limit:
+            raise self._too_large()
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.taken += len(message.get("body", b""))
+            if self.taken > self._limit:
+                raise self._too_large()
+            if self.whole is not None and not message.get("more_body", False):
+                self.whole.set()
+        return message
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._limit} bytes")
+
+    @property
+    def _chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.scope["headers"])
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send, with what every answer carries."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            # Held back until there is something to send after it: up to then a deadline can still be told.
+            self._head = message
+            return
+        request = self.request
+        head, self._head = self._head, None
+        if head is not None:
+            if request.scope.cancel_called:  # which looks at the clock; Trio's own loop may not have yet
+                await trio.lowlevel.checkpoint()
+            self._complete(head)
+            request.begin_moving()
+            await self._send(head)
+        last = not message.get("more_body", False)
+        if kind == "http.response.body":
+            size = len(message.get("body", b""))
+        elif kind == ZERO_COPY:
+            size = message["count"]
+        else:  # trailers
+            size, last = 0, not message.get("more_trailers", False)
+        if self.scope["method"] != "HEAD":  # whose body the server drops
+            self.body_bytes += size
+        self.finishing = last or self.body_bytes == self._length()
+        if last and not size and head is None:
+            # Only the end is left to say.
+            with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
+                await self._send(message)
+                self.finished = True
+            return
+        if head is None:
+            request.begin_moving()
+        await self._send(message)
+        self.finished = last
+        if not last:
+            request.end_moving()
+
+    def _complete(self, head: Message) -> None:
+        self.status = head["status"]
+        self.started = True
+        self._first_byte = trio.current_time()
+        self._headers_sent = head["headers"] = [*head["headers"], *self._headers()]
+
+    async def send_problem(self, error: SluiceError) -> None:
+        document = problem(error, self.request.id)
+        await self.send({"type": "http.response.start", "status": document.status, "headers": _fields(document)})
+        await self.send({"type": "http.response.body", "body": document.body, "more_body": False})
+
+    def _length(self) -> int | None:
+        return next((int(value) for name, value in self._headers_sent if name.lower() == b"content-length"), None)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", self.request.id.encode())]
+        if self.trace is not None:
+            headers.append((b"traceparent", self.trace.traceparent.encode()))
+        ending = self._gate.draining or self.request.reason == "shutdown"
+        if ending and self.scope["http_version"].startswith("1"):
+            headers.append((b"connection", b"close"))
+        return headers
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def log(self, outcome: Outcome) -> None:
+        first_byte = self._first_byte
+        log_request(
+            _log,
+            method=self._method,
+            path=self.scope["path"],
+            status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
+            outcome=outcome,
+            ms=round((trio.current_time() - self._began) * 1000, 3),
+            first_byte_ms=None if first_byte is None else round((first_byte - self._began) * 1000, 3),
+            bytes=self.body_bytes,
+            client=(self.scope.get("client") or [None])[0],
+            request_id=self.request.id,
+            trace_id=self.request.trace_id,
+        )
+
+    @property
+    def _method(self) -> str:
+        return self.scope["method"]
+
+    def outcome(self, error: SluiceError | None) -> Outcome:
+        """How it ended; ``error``: what it was answered with, if that is what it was."""
+        if not self.finished:
+            return self.request.ended_by or "error"
+        status = self.status or 0
+        match error:
+            case DeadlineExceeded():
+                return "deadline"
+            case ShuttingDown():
+                return "shutdown"
+            case _ if status >= 500:
+                return "error"
+            case _:
+                return "client_error" if status >= 400 else "ok"
+
+
+class SocketExchange(Exchange):
+    """A WebSocket (RFC 6455); its answer is 101 and whatever is sent, finished when either side closes."""
+
+    __slots__ = ()
+
+    async def receive(self) -> Message:
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.started, self.status = True, 101
+            self._first_byte = trio.current_time()
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
+        elif kind == "websocket.send":
+            self.body_bytes += len(message.get("bytes") or message.get("text") or b"")
+        elif kind == "websocket.close":
+            self.status = self.status or 403
+            self.finishing = True
+        elif kind == "websocket.http.response.start":
+            self.started, self.status = True, message["status"]
+        await self._send(message)
+        if kind == "websocket.close" or (
+            kind == "websocket.http.response.body" and not message.get("more_body", False)
+        ):
+            self.finished = True
+
+    async def send_problem(self, error: SluiceError) -> None:
+        document = problem(error, self.request.id)
+        head = {"type": "websocket.http.response.start", "status": document.status, "headers": _fields(document)}
+        await self.send(head)
+        await self.send({"type": "websocket.http.response.body", "body": document.body, "more_body": False})
+
+    async def say_goodbye(self) -> None:
+        """Closes what we end: going away, or a policy of ours (RFC 6455 7.4.1)."""
+        code = 1001 if self.request.ended_by == "shutdown" else 1008
+        await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        return [field for field in super()._headers() if field[0] != b"connection"]
+
+    @property
+    def _method(self) -> str:
+        return "GET"
+
+
+def _fields(document: Problem) -> list[tuple[bytes, Any]]:
+    fields = [*document.headers, ("content-length", str(len(document.body)))]
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]

@@ -1,0 +1,85 @@
+"""What a client sends, as Quart's routes read it: pulled off the connection as it is asked for, never queued.
+
+(Quart-Trio puts it all into queues without bound, from a task that reads as fast as the client sends.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from typing import Any, cast
+
+from quart_trio.wrappers import TrioRequest, TrioWebsocket
+
+from app.errors import BodyTooLarge
+from app.wire.asgi import Receive
+
+
+class PulledBody:
+    """A request's body: what nobody asks for stays with the client.
+
+    Iterated, it yields what has come, chunk by chunk, up to the server's limit. Awaited, it is the whole, which may
+    have ``most`` bytes. It can be had once.
+
+    *Errors*: BodyTooLarge, RequestTimeout, BadRequest (framing). *Cancellation*: harmless.
+    """
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._whole: bytes | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ended:
+            message = await self._receive()
+            # A client that leaves cancels the request; one that does not notice has seen the last of its body.
+            self._ended = not message.get("more_body", False)
+            if message.get("body"):
+                return message["body"]
+        raise StopAsyncIteration
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self._read().__await__()
+
+    def clear(self) -> None:
+        self._whole = b""
+
+    async def _read(self) -> bytes:
+        if self._whole is None:
+            read = bytearray()
+            async for chunk in self:
+                read += chunk
+                if len(read) > self._most:
+                    raise BodyTooLarge(f"the body is larger than the {self._most} bytes that are read whole here")
+            self._whole = bytes(read)
+        return self._whole
+
+
+class PulledMessages:
+    """A WebSocket's messages, one at a time. *Errors*: EOFError once the client has left."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    async def get(self) -> bytes | str:
+        message = await self._receive()
+        if message["type"] == "websocket.connect":
+            message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            raise EOFError("the client has left")
+        return cast("bytes | str", message["text"] if message.get("bytes") is None else message["bytes"])
+
+
+class PulledRequest(TrioRequest):
+    """Its body is put in by the connection."""
+
+    body_class = cast("Any", staticmethod(lambda *_: None))  # pyright: ignore[reportUnknownLambdaType]
+
+
+class PulledWebsocket(TrioWebsocket):
+    """Its messages are put in by the connection."""
+
+    buffer_class = cast("Any", staticmethod(lambda *_: None))  # pyright: ignore[reportUnknownLambdaType]

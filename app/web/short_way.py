@@ -1,0 +1,99 @@
+"""The short way: routes that answer with a value are served here, in front of Quart and its machinery.
+
+Everything else about a request (its id, limits, deadline, log, errors) is the boundary's, which is around both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from quart import Quart
+
+from app.http.answers import Answer, FilePart, ShortRoute
+from app.wire.asgi import ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+
+# Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
+_SMALL_BYTES = 128 * 1024
+
+
+class ShortWay:
+    """Answers GET and HEAD of ``routes``; the rest goes to ``app``."""
+
+    def __init__(self, app: AsgiApp, routes: Sequence[ShortRoute]) -> None:
+        self._app = app
+        self._routes = {route.prefix.encode(): route for route in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
+            raw_path = scope["raw_path"]
+            end = raw_path.rfind(b"/") + 1
+            route = self._routes.get(raw_path[:end])
+            if route is not None and len(raw_path) > end:
+                # A %2F is part of the parameter, a slash is not.
+                parameter = scope["path"][len(route.prefix) :]
+                answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
+                await _send(scope, send, answer)
+                return
+        await self._app(scope, receive, send)
+
+
+def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
+    """Tells Quart of the routes, for what it says of all routes: which methods there are, and what is where."""
+    for route in routes:
+
+        async def answered_before(**_: str) -> NoReturn:
+            raise AssertionError("a short route is answered in front of Quart")
+
+        answered_before.__doc__ = route.meaning
+        rule = f"{route.prefix}<{route.parameter}>"
+        application.add_url_rule(rule, f"short:{route.prefix}", answered_before, methods=["GET"])
+
+
+def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        if raw_name in wanted:
+            name, value = raw_name.decode(), raw_value.decode("latin-1")
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
+
+
+async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+    part = answer.body
+    if not isinstance(part, FilePart):
+        await send(_start(answer, None if answer.status == 304 else len(part)))
+        await send({"type": "http.response.body", "body": part, "more_body": False})
+        return
+    file, start, stop = part.file, part.start, part.stop
+    head = _start(answer, stop - start)
+    try:
+        if scope["method"] == "HEAD":
+            await send(head)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif stop - start <= _SMALL_BYTES:
+            data = file.read_nowait(start, stop)
+            if data is None:
+                data = await file.read(start, stop)
+            await send(head)
+            await send({"type": "http.response.body", "body": data, "more_body": False})
+        elif ZERO_COPY in scope["extensions"]:
+            await send(head)
+            await send({"type": ZERO_COPY, "file": file.descriptor, "offset": start, "count": stop - start})
+        else:
+            await _send_chunks(send, head, part)
+    finally:
+        file.close()
+
+
+async def _send_chunks(send: Send, head: Message, part: FilePart) -> None:
+    async with part.file.chunks(part.start, part.stop) as chunks:
+        await send(head)
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _start(answer: Answer, size: int | None) -> Message:
+    headers = answer.headers if size is None else [*answer.headers, (b"content-length", b"%d" % size)]
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}

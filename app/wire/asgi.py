@@ -1,0 +1,39 @@
+"""The names of ASGI (https://asgi.readthedocs.io), as types, and the one extension of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+import trio
+
+type Scope = MutableMapping[str, Any]
+type Message = MutableMapping[str, Any]
+type Receive = Callable[[], Awaitable[Message]]
+type Send = Callable[[Message], Awaitable[None]]
+type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER = "sluice.peer"
+"""The extension (in ``scope["extensions"]``) under which a server of ours puts the request's `Peer`."""
+ZERO_COPY = "http.response.zerocopysend"
+"""ASGI's extension by which a server sends a part of a file by itself."""
+
+
+class Peer(Protocol):
+    """Who asked, as its socket tells, whether anybody reads from it or not.
+
+    scope: the cancel scope that the application was called in, if that is only there for requests of this peer, which
+    come one after the other: cancelling it ends the request that runs, and no other follows.
+    """
+
+    scope: trio.CancelScope | None
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Calls ``call()``, which must not block or raise, once: when the peer leaves before the answer is complete;
+        at once where it has left already. A later call takes the place of an earlier one."""
+        ...
+
+
+def peer_of(scope: Scope) -> Peer | None:
+    """None under a server that is not ours: there only ``receive`` tells."""
+    return scope.get("extensions", {}).get(PEER)

@@ -1,0 +1,270 @@
+"""The HTTP/1.1 connection: one task, one request after the other, answers in order (RFC 9112 9)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+
+import structlog
+import trio
+
+from app.errors import RequestTimeout, SluiceError
+from app.flow.timeouts import Timeouts
+from app.http.problems import problem
+from app.settings import ServerSettings
+from app.wire.asgi import AsgiApp, Scope
+from app.wire.exchange import SPARE_BYTES, Exchange
+from app.wire.http1 import Inbound, RequestHead
+from app.wire.readiness import Readiness
+from app.wire.response import Response
+from app.wire.transport import Gone, Stalled, Transport
+
+_log = structlog.get_logger()
+
+# After the last answer what still comes is read and dropped, so that the answer is not lost by a reset (RFC 9112 9.6).
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
+
+
+class Connections:
+    """What the connections of one process share, and their end.
+
+    Bound: ``settings.max_connections``; one past it is refused with 503.
+    """
+
+    def __init__(self, settings: ServerSettings, limit: int) -> None:
+        self.settings = settings
+        self.limit = limit
+        self.readiness = Readiness()
+        self.closing = False
+        self.count = 0
+        self.open: set[Connection] = set()
+        self.idle: Timeouts[Connection] = Timeouts(settings.idle_timeout, Connection.stop)
+        self.heads: Timeouts[Connection] = Timeouts(settings.header_timeout, Connection.give_up_head)
+
+    @contextmanager
+    def counted(self) -> Generator[bool]:
+        """One more connection, of whichever protocol; False where there are too many already."""
+        self.count += 1
+        try:
+            yield self.count <= self.limit
+        finally:
+            self.count -= 1
+
+    async def run(self) -> None:
+        """Watches for as long as it runs."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.readiness.run)
+            nursery.start_soon(self.idle.run)
+            nursery.start_soon(self.heads.run)
+
+    def finish(self) -> None:
+        """Idle connections end now, the others after their answer."""
+        self.closing = True
+        for connection in self.open:
+            connection.stop()
+
+
+class Connection:
+    """One client.
+
+    base: the members of each request's ASGI scope that the connection says. mark_request: called for each.
+    """
+
+    __slots__ = (
+        "_app",
+        "_base",
+        "_head",
+        "_head_bytes",
+        "_inbound",
+        "_lingers",
+        "_mark_request",
+        "_scope",
+        "_shared",
+        "_transport",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        base: Scope,
+        transport: Transport,
+        shared: Connections,
+        mark_request: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._base = base
+        self._transport = transport
+        self._shared = shared
+        self._mark_request = mark_request
+        self._inbound = Inbound(shared.settings.max_head_bytes, shared.settings.max_head_fields)
+        self._waiting = False
+        self._lingers = False
+        self._scope = trio.CancelScope()
+        # Clients ask the same again and again, to the byte: the last head that stood by itself, and what it says.
+        self._head_bytes = b""
+        self._head: RequestHead | None = None
+
+    async def run(self) -> bytes | None:
+        """Serves until either side ends it. Bytes: the client speaks HTTP/2, or wants a WebSocket, and these are what
+        it has sent so far; the transport is open then, else closed.
+
+        *Cancellation*: closes. *Errors*: none but the application's own, after which it is closed.
+        """
+        handed_over = None
+        try:
+            handed_over = await self._serve()
+        except (Gone, Stalled):
+            pass
+        finally:
+            self._shared.open.discard(self)
+            if handed_over is None:
+                self._transport.close()
+        return handed_over
+
+    def stop(self) -> None:
+        """Ends it as soon as no request runs."""
+        if self._waiting:
+            self._transport.stop_waiting()
+
+    def give_up_head(self) -> None:
+        """The head of a request was not complete in time."""
+        seconds = self._shared.settings.header_timeout
+        with suppress(Gone):
+            self._transport.write((self._refusal(RequestTimeout(f"the request's head took more than {seconds:g} s")),))
+        self._transport.stop_waiting()
+
+    async def _serve(self) -> bytes | None:
+        self._shared.open.add(self)
+        rest = None
+        try:
+            with self._scope:  # one for all its requests: the first of them that is cancelled is the last
+                rest = await self._serve_requests()
+        except SluiceError as error:  # what was sent is no request
+            await self._transport.send(self._transport.write((self._refusal(error),)))
+            self._lingers = True
+        if self._lingers:
+            await self._linger()
+        return rest
+
+    async def _serve_requests(self) -> bytes | None:
+        while (head := await self._next_head()) is not None:
+            if head.upgrade == b"websocket" and head.method == "GET":
+                return self._inbound.last_head + self._inbound.rest()
+            if not await self._exchange(head):
+                return None
+        return self._inbound.rest() if self._inbound.is_http2 else None
+
+    async def _next_head(self) -> RequestHead | None:
+        """None at the end, of whichever side, and where the client speaks HTTP/2."""
+        inbound, shared = self._inbound, self._shared
+        try:
+            came = b""
+            if inbound.buffered:  # pipelined: the others' turn comes between two requests of one client
+                await trio.lowlevel.checkpoint()
+            while (head := inbound.next_head()) is None:
+                if inbound.is_http2:
+                    return None
+                if not inbound.head_begun:
+                    shared.idle.enter(self)
+                elif self not in shared.heads:
+                    shared.idle.leave(self)
+                    shared.heads.enter(self)
+                self._waiting = True
+                if shared.closing:
+                    self._transport.stop_waiting()
+                came = await self._transport.receive(turns=1)
+                self._waiting = False
+                if not came:
+                    return None
+                if came == self._head_bytes and not inbound.buffered:
+                    return self._head
+                inbound.feed(came)
+            if not (inbound.buffered or inbound.remaining or inbound.last_head != came):
+                self._head_bytes, self._head = came, head
+            return head
+        finally:
+            shared.idle.leave(self)
+            shared.heads.leave(self)
+
+    async def _exchange(self, head: RequestHead) -> bool:
+        """Serves one request; whether another may follow."""
+        transport = self._transport
+        exchange = Exchange(head, self._inbound, transport, self._shared.settings.stall_timeout, self._scope)
+        if self._mark_request is not None:
+            self._mark_request()
+        transport.watched.on_gone = exchange.peer_left
+        try:
+            await self._app(exchange.asgi_scope(self._base), exchange.receive, exchange.send)
+        except Exception:  # noqa: BLE001 - the application's bug: told, and no other connection's matter
+            _log.exception("application failed")
+        finally:
+            transport.watched.on_gone = None
+            if exchange.started and not exchange.complete and exchange.response.until_close:
+                transport.reset()  # a FIN would make it look whole
+        if not (exchange.started or exchange.broken or transport.watched.gone):
+            raise SluiceError("The application did not answer.")
+        if transport.watched.gone or not exchange.complete:
+            return False
+        self._lingers = (
+            self._scope.cancel_called or not exchange.response.keeps_alive or not await self._skip_body(exchange)
+        )
+        return not self._lingers
+
+    async def _skip_body(self, exchange: Exchange) -> bool:
+        """Reads what is left of a body that nobody wanted; False where that is too much."""
+        if self._inbound.body_done:
+            return True
+        if exchange.leaves_too_much:
+            return False
+        try:
+            with trio.move_on_after(_LINGER_SECONDS):
+                while not self._inbound.body_done:
+                    if self._inbound.next_body(SPARE_BYTES) is None:
+                        came = await self._transport.receive()
+                        if not came:
+                            return False
+                        self._inbound.feed(came)
+                return True
+        except SluiceError:  # it is malformed; the answer has been given
+            pass
+        return False
+
+    async def _linger(self) -> None:
+        self._transport.end()
+        left = _LINGER_BYTES
+        self._waiting = True
+        if self._shared.closing:
+            self._transport.stop_waiting()
+        with trio.move_on_after(_LINGER_SECONDS):
+            while left > 0 and (came := await self._transport.receive()):
+                left -= len(came)
+
+    def _refusal(self, error: SluiceError) -> bytes:
+        """The whole answer to what is no request."""
+        request_id = secrets.token_hex(8)
+        client = (self._base.get("client") or [None])[0]
+        _log.info(
+            "request refused",
+            status=error.status,
+            error=error.name,
+            detail=error.detail,
+            client=client,
+            request_id=request_id,
+        )
+        return refusal(error, request_id)
+
+
+def refusal(error: SluiceError, request_id: str) -> bytes:
+    """``error`` as an answer of its own, after which the connection ends."""
+    document = problem(error, request_id)
+    fields = [(name.encode(), value.encode("latin-1")) for name, value in document.headers]
+    fields.append((b"x-request-id", request_id.encode()))
+    response = Response(_NO_REQUEST)
+    head = response.begin(document.status, fields, size=len(document.body), close=True, trailers=False)
+    return head + document.body
+
+
+_NO_REQUEST = RequestHead("GET", b"/", "/", b"", "1.1", [], None, False, False, False, None, False)

@@ -1,0 +1,69 @@
+"""Sluice, and parts of it, under the production command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+from tests import processes
+from tests.bench.peer import IO_THREADS, Peer
+
+
+class Sluice(Peer):
+    """Sluice under the production command, on MariaDB."""
+
+    name = "sluice-mysql"
+    title = "Sluice on MariaDB"
+    app = processes.HYPERCORN[-1]
+
+    @property
+    def folder(self) -> Path:
+        return self.ground.mysql_data
+
+    def build(self) -> None:
+        """`make setup` did."""
+
+    def command(self, port: int) -> list[str]:
+        return [*processes.HYPERCORN[:-1], "-w", "1", self.app]
+
+    def environment(self, port: int) -> dict[str, str]:
+        given = {"PORT": str(port), "SLUICEIO_THREADS": IO_THREADS}
+        return processes.command_environment(self.folder, given | self._database())
+
+    def _database(self) -> dict[str, str]:
+        return self.ground.database
+
+    def versions(self) -> dict[str, str]:
+        names = ("sluice-server", "trio", "hypercorn", "quart", "quart-trio", "trio-mysql")
+        return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+class SluiceEmbedded(Sluice):
+    """Sluice under the production command, on SQLite."""
+
+    name = "sluice-sqlite"
+    title = "Sluice on SQLite"
+
+    @property
+    def folder(self) -> Path:
+        return self.ground.sqlite_data
+
+    def _database(self) -> dict[str, str]:
+        return {}
+
+
+class SluiceRaw(SluiceEmbedded):
+    """A raw ASGI application on Sluice's wire."""
+
+    name = "sluice-raw"
+    title = "Sluice's wire"
+    app = "tests.bench.peers.sluice_raw:app"
+
+
+class SluiceRoute(SluiceEmbedded):
+    """Routes of the benchmark's within Sluice."""
+
+    name = "sluice-route"
+    title = "Quart-Trio in Sluice"
+    app = "tests.bench.peers.sluice_routes:app"
