@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Literal
 
 import trio
@@ -15,24 +14,27 @@ from app.flow.timeouts import Timeouts
 type Reason = Literal["disconnected", "deadline", "shutdown"]
 
 
-@dataclass(slots=True, eq=False)
 class RequestScope:
     """One request, from its first byte to its last.
 
     id: its request id. trace_id: the trace that it belongs to, or None.
+    scope: what ends all that the request started; its own, unless one is given.
     reason: why the request was cancelled; None while it was not.
 
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
     """
 
-    id: str
-    trace_id: str | None = None
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    reason: Reason | None = None
-    _resources: ExitStack | None = None
-    _lasts: bool = True
-    _seconds: float = math.inf
-    _timeouts: Timeouts[RequestScope] | None = None
+    __slots__ = ("_lasts", "_resources", "_seconds", "_timeouts", "id", "reason", "scope", "trace_id")
+
+    def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
+        self.id = id
+        self.trace_id = trace_id
+        self.scope = trio.CancelScope() if scope is None else scope
+        self.reason: Reason | None = None
+        self._resources: ExitStack | None = None
+        self._lasts = True
+        self._seconds = math.inf
+        self._timeouts: Timeouts[RequestScope] | None = None
 
     @property
     def resources(self) -> ExitStack:

@@ -75,8 +75,9 @@ class LocalBlobs:
     A path is relative to the directory, or absolute inside it. Symbolic links are followed as long as they stay
     inside; ``..`` that leaves it, devices, FIFOs, sockets and folders are refused without being opened.
 
-    Files stay open for the next one who asks (`OpenFiles` has the bounds). What others change behind our back is
-    noticed within 1 s: that long at most a path leads to the file that was last seen there.
+    Files stay open for the next one who asks (`OpenFiles` has the bounds). That others have written, renamed or removed
+    a file is noticed at once, unless its file system could let us wait for that; everything else, such as a folder that
+    was renamed, within 1 s: that long at most a path leads to the file that was last seen there.
 
     clock: seconds, on any steady clock that threads can read.
     """
@@ -107,7 +108,7 @@ class LocalBlobs:
             await look.ended.wait()
             if look.refused is not None:
                 raise BlobUnreadable(path, look.refused.reason, gone=look.refused.gone) from look.refused
-            if look.found is not None and look.found.descriptor >= 0:
+            if look.found is not None and look.found.descriptor >= 0 and not look.found.changed():
                 return Blob(look.found, self._files, self._threads)
         return blob
 

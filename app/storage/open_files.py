@@ -34,7 +34,8 @@ class OpenFile:
     """A descriptor of a regular file, which it owns, and what the file was when it was looked at.
 
     checked: when, on the clock of whoever looks, the last look that found this very file under its path began.
-    nowait: whether its file system is not known to refuse reads that must not wait.
+    nowait: whether its file system is not known to refuse reads that must not wait; one that does, such as a network's,
+    may let even a look at the descriptor wait.
     leases: its users. kept: whether a cache holds it. It is closed once there is neither.
     """
 
@@ -48,9 +49,13 @@ class OpenFile:
         self.modified_ns = status.st_mtime_ns
         self.identity = identity_of(status)
         self.checked = checked
-        self.nowait = True
+        self.nowait = _reads_nowait(descriptor)
         self.leases = 0
         self.kept = False
+
+    def changed(self) -> bool:
+        """Whether it was written, renamed or removed since it was looked at; False where looking might wait."""
+        return self.nowait and identity_of(os.fstat(self.descriptor)) != self.identity
 
     def suspect(self) -> None:
         """Has it looked at again before anybody else gets it."""
@@ -98,12 +103,15 @@ class OpenFiles:
         self.generation = 0
 
     def get(self, path: str, now: float, *, looking: bool) -> OpenFile | None:
-        """The file at ``path``, if it was there within the last 0.5 s; or 1 s while somebody is ``looking`` again."""
+        """The file at ``path``, if it was there within the last 0.5 s, or 1 s while somebody is ``looking`` again, and
+        is not known to be `OpenFile.changed`."""
         file = self._files.get(path)
         if file is None:
             return None
         age = now - file.checked
         if age >= _FRESH_SECONDS and not (looking and age < _STALE_SECONDS):
+            return None
+        if file.changed():  # what is said of it, its entity tag above all, must be of the bytes that are sent
             return None
         self._files.move_to_end(path)
         self._hits += 1
@@ -305,6 +313,14 @@ class _Ahead:
             if self.failure is not None:
                 raise self.failure from None
             raise StopAsyncIteration from None
+
+
+def _reads_nowait(descriptor: int) -> bool:
+    try:
+        os.preadv(descriptor, (bytearray(1),), 0, os.RWF_NOWAIT)
+    except OSError as error:
+        return error.errno not in _CANNOT_NOWAIT
+    return True
 
 
 def _read(descriptor: int, start: int, stop: int) -> bytes:

@@ -87,8 +87,12 @@ class Sink:
 _sink: Sink | None = None
 
 
-class _RequestLine(msgspec.Struct, omit_defaults=True):
-    """The line of a request, as it is written."""
+class RequestLine(msgspec.Struct, omit_defaults=True):
+    """What the log says of a request.
+
+    status: 499 for one whose client has left; None where it was not answered. ms, first_byte_ms: since it came, in
+    milliseconds. bytes: of the answer's body. client: its address.
+    """
 
     method: str
     path: str
@@ -98,50 +102,28 @@ class _RequestLine(msgspec.Struct, omit_defaults=True):
     first_byte_ms: float | None
     bytes: int
     client: str | None
-    event: str
     request_id: str
-    level: str
-    timestamp: str
     trace_id: str | None = None
+    event: str = ""
+    level: str = ""
+    timestamp: str = ""
 
 
-def log_request(
-    logger: Any,
-    *,
-    method: str,
-    path: str,
-    status: int | None,
-    outcome: str,
-    ms: float,
-    first_byte_ms: float | None,
-    bytes: int,
-    client: str | None,
-    request_id: str,
-    trace_id: str | None,
-) -> None:
+def log_request(logger: Any, line: RequestLine) -> None:
     """``logger.info("request", …)``, which every request pays for: where lines are JSON, made in one go."""
     if _sink is None:
-        logger.info(
-            "request",
-            method=method,
-            path=path,
-            status=status,
-            outcome=outcome,
-            ms=ms,
-            first_byte_ms=first_byte_ms,
-            bytes=bytes,
-            client=client,
-        )
+        logger.info("request", **{name: getattr(line, name) for name in _SAID})
         return
-    line = _RequestLine(
-        method, path, status, outcome, ms, first_byte_ms, bytes, client,
-        "request", request_id, "info", _timestamp(), trace_id,
-    )  # fmt: skip
+    line.event, line.level, line.timestamp = "request", "info", _timestamp()
     try:
         encoded = _encoder.encode(line)
     except UnicodeEncodeError:
         encoded = json.dumps(msgspec.to_builtins(line)).encode()
     _sink.hold(encoded + b"\n")
+
+
+# The others are added to every line.
+_SAID = RequestLine.__struct_fields__[: RequestLine.__struct_fields__.index("request_id")]
 
 
 def _identify(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

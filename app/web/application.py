@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NoReturn, cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Blueprint
 from quart.typing import ResponseTypes
+from quart.utils import encode_headers
 from quart.wrappers import Request, Websocket
+from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from werkzeug.routing import MapAdapter
 
 from app.errors import NotFound
 from app.http.answers import ShortRoute
 from app.settings import ServerSettings
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
 from app.web.short_way import ShortWay, add_rules
-from app.wire.asgi import AsgiApp, Receive
+from app.wire.asgi import WHOLE, AsgiApp, Receive, Send
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -31,7 +36,13 @@ class Connection(TrioASGIHTTPConnection):
             "Any", PulledBody(cast("Receive", receive), cast("int", self.app.config["MAX_CONTENT_LENGTH"]))
         )
         response = await self.app.handle_request(request)
-        await self._send_response(send, response)
+        body = getattr(response, "response", None)
+        if isinstance(body, DataBody):
+            headers = encode_headers(response.headers)
+            message = {"type": WHOLE, "status": response.status_code, "headers": headers, "body": body.data}
+            await cast("Send", send)(message)
+        else:
+            await self._send_response(send, response)
 
 
 class SocketConnection(TrioASGIWebsocketConnection):
@@ -56,6 +67,18 @@ class Application(QuartTrio):
     request_class = PulledRequest
     websocket_class = PulledWebsocket
 
+    def ensure_async(self, func: Any) -> Any:
+        """Which kind a function is does not change, and Quart asks several times for each request."""
+        return func if _is_async(func) else super().ensure_async(func)
+
+    def create_url_adapter(self, request: Any) -> MapAdapter | None:
+        """Without regard to the host: no route depends on it. (Quart encodes, splits and compares it each time.)"""
+        if request is None:
+            return super().create_url_adapter(request)
+        host = request.headers.get("Host", "localhost")
+        root, scheme, query = request.root_path, request.scheme, request.query_string.decode("latin-1")
+        return MapAdapter(self.url_map, host, root, "", scheme, request.path, request.method, query)
+
     async def handle_request(self, request: Request) -> ResponseTypes:
         async with self.request_context(request) as context:
             return await self.full_dispatch_request(context)
@@ -66,6 +89,9 @@ class Application(QuartTrio):
 
     async def handle_user_exception(self, *arguments: Any) -> NoReturn:  # type: ignore[override] # Quart 0.22 and 0.23 differ
         raise arguments[-1]
+
+
+_is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)
 
 
 def build_application(

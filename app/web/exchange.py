@@ -13,8 +13,8 @@ from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
-from app.telemetry.logs import log_request
-from app.wire.asgi import ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.telemetry.logs import RequestLine, log_request
+from app.wire.asgi import WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 
 _log = structlog.get_logger()
 
@@ -64,14 +64,13 @@ class Exchange:
                 given[name] = b"%b, %b" % (given[name], value) if name in given else value
         self.given = given
         self.scope = scope
-        self.peer = peer_of(scope)
-        self.trace = continue_trace(given.get(b"traceparent"))
+        self.peer = peer = peer_of(scope)
+        self.trace = trace = continue_trace(given.get(b"traceparent"))
         # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
-        self.borrows = self.peer is not None and self.peer.scope is not None and b"sluice-deadline" not in given
+        borrowed = None if peer is None or b"sluice-deadline" in given else peer.scope
+        self.borrows = borrowed is not None
         self.request = RequestScope(
-            request_id(given.get(b"x-request-id")),
-            None if self.trace is None else self.trace.trace_id,
-            self.peer.scope if self.borrows and self.peer and self.peer.scope else trio.CancelScope(),
+            request_id(given.get(b"x-request-id")), None if trace is None else trace.trace_id, borrowed
         )
         self.status: int | None = None
         self.started = self.finishing = self.finished = False
@@ -127,6 +126,9 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """ASGI's send, with what every answer carries."""
         kind = message["type"]
+        if kind == WHOLE:
+            await self._send_whole(message)
+            return
         if kind == "http.response.start":
             # Held back until there is something to send after it: up to then a deadline can still be told.
             self._head = message
@@ -162,6 +164,22 @@ class Exchange:
         if not last:
             request.end_moving()
 
+    async def _send_whole(self, message: Message) -> None:
+        request = self.request
+        if request.scope.cancel_called:
+            await trio.lowlevel.checkpoint()
+        self._complete(message)
+        self.finishing = True
+        if self.scope["method"] != "HEAD":
+            self.body_bytes = len(message["body"])
+        request.begin_moving()
+        if WHOLE in self.scope["extensions"]:
+            await self._send(message)
+        else:
+            await self._send({"type": "http.response.start", "status": self.status, "headers": message["headers"]})
+            await self._send({"type": "http.response.body", "body": message["body"], "more_body": False})
+        self.finished = True
+
     def _complete(self, head: Message) -> None:
         self.status = head["status"]
         self.started = True
@@ -170,8 +188,8 @@ class Exchange:
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
-        await self.send({"type": "http.response.start", "status": document.status, "headers": _fields(document)})
-        await self.send({"type": "http.response.body", "body": document.body, "more_body": False})
+        message = {"type": WHOLE, "status": document.status, "headers": _fields(document), "body": document.body}
+        await self._send_whole(message)
 
     def _length(self) -> int | None:
         return next((int(value) for name, value in self._headers_sent if name.lower() == b"content-length"), None)
@@ -188,9 +206,8 @@ class Exchange:
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
-        first_byte = self._first_byte
-        log_request(
-            _log,
+        first_byte, client, request = self._first_byte, self.scope.get("client"), self.request
+        line = RequestLine(
             method=self._method,
             path=self.scope["path"],
             status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
@@ -198,10 +215,11 @@ class Exchange:
             ms=round((trio.current_time() - self._began) * 1000, 3),
             first_byte_ms=None if first_byte is None else round((first_byte - self._began) * 1000, 3),
             bytes=self.body_bytes,
-            client=(self.scope.get("client") or [None])[0],
-            request_id=self.request.id,
-            trace_id=self.request.trace_id,
+            client=client[0] if client else None,
+            request_id=request.id,
+            trace_id=request.trace_id,
         )
+        log_request(_log, line)
 
     @property
     def _method(self) -> str:

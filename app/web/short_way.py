@@ -11,7 +11,7 @@ from typing import NoReturn
 from quart import Quart
 
 from app.http.answers import Answer, FilePart, ShortRoute
-from app.wire.asgi import ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
@@ -62,38 +62,34 @@ def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
 async def _send(scope: Scope, send: Send, answer: Answer) -> None:
     part = answer.body
     if not isinstance(part, FilePart):
-        await send(_start(answer, None if answer.status == 304 else len(part)))
-        await send({"type": "http.response.body", "body": part, "more_body": False})
+        await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
         return
     file, start, stop = part.file, part.start, part.stop
-    head = _start(answer, stop - start)
+    headers = [*answer.headers, (b"content-length", b"%d" % (stop - start))]
     try:
         if scope["method"] == "HEAD":
-            await send(head)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": b""})
         elif stop - start <= _SMALL_BYTES:
             data = file.read_nowait(start, stop)
             if data is None:
                 data = await file.read(start, stop)
-            await send(head)
-            await send({"type": "http.response.body", "body": data, "more_body": False})
-        elif ZERO_COPY in scope["extensions"]:
-            await send(head)
-            await send({"type": ZERO_COPY, "file": file.descriptor, "offset": start, "count": stop - start})
+            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": data})
         else:
-            await _send_chunks(send, head, part)
+            await _send_large(
+                scope, send, {"type": "http.response.start", "status": answer.status, "headers": headers}, part
+            )
     finally:
         file.close()
 
 
-async def _send_chunks(send: Send, head: Message, part: FilePart) -> None:
+async def _send_large(scope: Scope, send: Send, head: Message, part: FilePart) -> None:
+    if ZERO_COPY in scope["extensions"]:
+        await send(head)
+        size = part.stop - part.start
+        await send({"type": ZERO_COPY, "file": part.file.descriptor, "offset": part.start, "count": size})
+        return
     async with part.file.chunks(part.start, part.stop) as chunks:
         await send(head)
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _start(answer: Answer, size: int | None) -> Message:
-    headers = answer.headers if size is None else [*answer.headers, (b"content-length", b"%d" % size)]
-    return {"type": "http.response.start", "status": answer.status, "headers": headers}

@@ -15,6 +15,8 @@ type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PEER = "sluice.peer"
 """The extension (in ``scope["extensions"]``) under which a server of ours puts the request's `Peer`."""
+WHOLE = "sluice.response"
+"""The extension by which an answer whose body is at hand is sent in one message of that type: status, headers, body."""
 ZERO_COPY = "http.response.zerocopysend"
 """ASGI's extension by which a server sends a part of a file by itself."""
 

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from app.errors import RequestTimeout
-from app.wire.asgi import PEER, ZERO_COPY, Message, Scope
+from app.wire.asgi import PEER, WHOLE, ZERO_COPY, Message, Scope
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.response import CONTINUE, Buffer, Fields, Response
 from app.wire.transport import READ_BYTES, Gone, Stalled, Transport
@@ -20,6 +20,7 @@ _log = structlog.get_logger()
 SPARE_BYTES = 64 * 1024
 # Of a body, in one write after which other tasks get their turn.
 _YIELD_BYTES = 64 * 1024
+_OFFERED: dict[str, Any] = {}
 _TRAILERS = "http.response.trailers"
 
 
@@ -78,11 +79,11 @@ class Exchange:
     def asgi_scope(self, base: Scope) -> Scope:
         """``base``: what is the same for each request of the connection."""
         head = self.head
-        extensions: dict[str, Any] = {PEER: self}
+        extensions: dict[str, Any] = {PEER: self, WHOLE: _OFFERED}
         if self._transport.sends_files:
-            extensions[ZERO_COPY] = {}
+            extensions[ZERO_COPY] = _OFFERED
         if head.wants_trailers:
-            extensions[_TRAILERS] = {}
+            extensions[_TRAILERS] = _OFFERED
         return {
             **base,
             "http_version": head.version,
@@ -158,6 +159,9 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         match message["type"]:
+            case "sluice.response" if not self.started:
+                self._start = message
+                await self._send_body(message["body"], more=False)
             case "http.response.start" if not self.started:
                 self._start = message
             case "http.response.body" if self._start is not None and not self.complete:

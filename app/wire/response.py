@@ -61,7 +61,7 @@ class Response:
             lines.append(b"%b: %b" % (name, value))
         if not dated:
             lines.append(_date_line())
-        lines += self._frame(status, size if length is None else length, trailers=trailers)
+        lines += self._frame(status, length, size, trailers=trailers)
         self.keeps_alive = self.keeps_alive and not close and not self.until_close
         if not self.keeps_alive:
             lines.append(b"connection: close")
@@ -104,11 +104,13 @@ class Response:
             raise BadAnswer("a line break in a trailer field of the answer")
         return b"0\r\n%b\r\n" % end
 
-    def _frame(self, status: int, length: int | None, *, trailers: bool) -> list[bytes]:
+    def _frame(self, status: int, length: int | None, size: int | None, *, trailers: bool) -> list[bytes]:
         """RFC 9112 6.1 to 6.3. An answer to HEAD says what one to GET would."""
         self._bodiless = self._head.method == "HEAD" or status in {204, 304}
         if status == 204:
             return []
+        if length is None and (size or not self._bodiless):  # a body left out says nothing of its size (RFC 9110 8.6)
+            length = size
         if length is not None and not (trailers and self._head.wants_trailers):
             self._left = length
             return [b"content-length: %d" % length]

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from app.reports.catalogue import Catalogue, Entry, Replaced, TooEarly, open_cat
 from app.reports.service import Report, Reports
 from app.storage.blobs import Blob, LocalBlobs, StoredBlob
 from app.storage.database import Database
+from tests.storage.conftest import content
 
 _FIRST = b"%PDF-first" + bytes(300_000)
 _SECOND = b"%PDF-other" + bytes(300_000)
@@ -34,8 +35,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def blobs(folder: Path) -> LocalBlobs:
-    return LocalBlobs(folder, ThreadPool("files", 4))
+def blobs(folder: Path) -> Iterator[LocalBlobs]:
+    with closing(LocalBlobs(folder, ThreadPool("files", 4))) as blobs:
+        yield blobs
 
 
 @pytest.fixture
@@ -58,8 +60,7 @@ async def _store(reports: Reports, data: bytes, media_type: str | None = None, u
 
 
 async def _read(report: Report) -> bytes:
-    with closing(report.blob) as blob:
-        return b"".join([chunk async for chunk in blob.read(0, blob.size)])
+    return await content(report.blob)
 
 
 async def _validators(reports: Reports, user: str = "ada") -> Validators:

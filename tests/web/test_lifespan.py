@@ -13,9 +13,9 @@ from trio.testing import wait_all_tasks_blocked
 from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
-from tests.gates import running
 from app.web.lifespan import Server
 from app.wire.asgi import AsgiApp, Message
+from tests.gates import running
 from tests.web.wire import SETTINGS, Wire, answer, scope
 
 type Log = list[MutableMapping[str, Any]]
