@@ -18,6 +18,7 @@ SECRETS = [variable.name for variable in VARIABLES if variable.secret]
 
 BAD_NUMBERS = ["x", "-1", "1.5", "1e3", "0x10", "1_000", "9" * 400, "3 0", "\u0663", "nan", "30s"]
 BAD_TIMES = ["x", "-1", "-1s", "1e3", "30 parsecs", "30S", "5MiB", "nan", "inf", "1,5", ".", "s", "1.5.2", "9" * 400]
+BAD_SIZES = ["x", "-1", "1e3", "1MB", "1mib", "30s", "0x400", "KiB", "1 2", "nan", "inf", "9" * 400]
 # A new variable fails these tests until it is said here which of its values are refused, and how it is read.
 REFUSED: dict[str, list[str]] = {
     "HOST": [],
@@ -32,6 +33,13 @@ REFUSED: dict[str, list[str]] = {
     "SLUICE_REPORTS_DIR": [],
     "SLUICE_DB_POOL": [*BAD_NUMBERS, "0", "1001"],
     "SLUICE_IO_THREADS": [*BAD_NUMBERS, "0", "1000000"],
+    "SLUICE_WIRE": ["Sluice", "hypercorn", "sluice stock", "0"],
+    "SLUICE_MAX_CONNECTIONS": [*BAD_NUMBERS, "0", "1000001"],
+    "SLUICE_MAX_HEAD_SIZE": [*BAD_SIZES, "0", "1023", "1.1MiB"],
+    "SLUICE_MAX_HEAD_FIELDS": [*BAD_NUMBERS, "0", "10001"],
+    "SLUICE_MAX_UPLOAD": [*BAD_SIZES, "0", "0.5B"],
+    "SLUICE_MAX_JSON": [*BAD_SIZES, "0", "2GiB"],
+    "SLUICE_HEADER_TIMEOUT": [*BAD_TIMES, "0"],
     "SLUICE_IDLE_TIMEOUT": [*BAD_TIMES, "0", "0ms"],
     "SLUICE_STALL_TIMEOUT": [*BAD_TIMES, "0", "0.0s"],
     "SLUICE_REQUEST_DEADLINE": [*BAD_TIMES, "0"],
@@ -52,6 +60,13 @@ READ: dict[str, tuple[str, object, Read]] = {
     "SLUICE_REPORTS_DIR": ("/a b", Path("/a b"), lambda s: s.reports.directory),
     "SLUICE_DB_POOL": ("1", 1, lambda s: s.database.pool),
     "SLUICE_IO_THREADS": ("1", 1, lambda s: s.threads.io),
+    "SLUICE_WIRE": ("stock", "stock", lambda s: s.server.wire),
+    "SLUICE_MAX_CONNECTIONS": ("50", 50, lambda s: s.server.max_connections),
+    "SLUICE_MAX_HEAD_SIZE": ("1MiB", 2**20, lambda s: s.server.max_head_bytes),
+    "SLUICE_MAX_HEAD_FIELDS": ("1", 1, lambda s: s.server.max_head_fields),
+    "SLUICE_MAX_UPLOAD": ("1 TiB", 2**40, lambda s: s.server.max_upload),
+    "SLUICE_MAX_JSON": ("1", 1, lambda s: s.server.max_json),
+    "SLUICE_HEADER_TIMEOUT": ("250ms", 0.25, lambda s: s.server.header_timeout),
     "SLUICE_IDLE_TIMEOUT": ("1.5", 1.5, lambda s: s.server.idle_timeout),
     "SLUICE_STALL_TIMEOUT": ("500ms", 0.5, lambda s: s.server.stall_timeout),
     "SLUICE_REQUEST_DEADLINE": ("2min", 120.0, lambda s: s.server.request_deadline),
@@ -72,7 +87,7 @@ def test_a_value_that_is_refused_is_told_in_one_line_with_what_is_allowed(variab
     for value in REFUSED[variable.name]:
         (line,) = mistakes(MYSQL | {variable.name: value})
         assert line.startswith(f"{variable.name}: {value!r} is not allowed: ")
-        assert re.search(r": (a|an) \w.+$", line)
+        assert re.search(r": (an?|\w+ or) \w.+$", line)
 
 
 @each_variable
@@ -103,6 +118,8 @@ def test_without_any_setting_there_is_an_embedded_database_below_var() -> None:
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 3000)
     assert (settings.server.request_deadline, settings.server.drain_timeout) == (60.0, 30.0)
     assert (settings.database.pool, settings.threads.io) == (20, 8)
+    assert (settings.server.wire, settings.server.max_connections) == ("sluice", 10_000)
+    assert (settings.server.max_upload, settings.server.max_json) == (5 * 2**30, 2**20)
 
 
 def test_the_reports_folder_follows_the_data_folder() -> None:

@@ -176,7 +176,10 @@ class Exchange:
         if WHOLE in self.scope["extensions"]:
             await self._send(message)
         else:
-            await self._send({"type": "http.response.start", "status": self.status, "headers": message["headers"]})
+            headers, status = message["headers"], message["status"]
+            if self._length() is None and status not in {204, 304}:
+                headers = [*headers, (b"content-length", b"%d" % len(message["body"]))]
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": message["body"], "more_body": False})
         self.finished = True
 

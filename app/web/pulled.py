@@ -78,6 +78,10 @@ class PulledRequest(TrioRequest):
     """Its body is put in by the connection."""
 
     @property
+    def content_length(self) -> int | None:
+        return next((int(value) for name, value in self.scope["headers"] if name == b"content-length"), None)
+
+    @property
     def blueprints(self) -> list[str]:
         return _blueprints_of(self.endpoint)
 

@@ -40,6 +40,8 @@ class Connections:
         self.closing = False
         self.count = 0
         self.open: set[Connection] = set()
+        # Of the connections that speak another protocol.
+        self.others: set[trio.CancelScope] = set()
         self.idle: Timeouts[Connection] = Timeouts(settings.idle_timeout, Connection.stop)
         self.heads: Timeouts[Connection] = Timeouts(settings.header_timeout, Connection.give_up_head)
 
@@ -64,6 +66,11 @@ class Connections:
         self.closing = True
         for connection in self.open:
             connection.stop()
+
+    def cut_others(self) -> None:
+        """Connections of other protocols end now."""
+        for scope in self.others:
+            scope.cancel()
 
 
 class Connection:

@@ -41,7 +41,7 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Body, EndBody, InformationalResponse, Response, StreamClosed, Trailers
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
@@ -60,6 +60,7 @@ from app.wire.drain import (
     end_with_parent,
     refuse_when_all_end,
 )
+from app.wire.exchange import Disconnected
 from app.wire.readiness import Watched
 from app.wire.transport import PlainTransport, TlsTransport
 
@@ -69,6 +70,7 @@ _parse_socket_addr = cast("Any", hypercorn_utils).parse_socket_addr
 
 # What the answers to requests that are cut may take to leave; then Hypercorn cancels what is left of connections.
 _CUT_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 1.0
 # A TLS record holds this much; the stall limit asks for progress once a record.
 _RECORD_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
@@ -158,7 +160,7 @@ def _unexpected() -> list[str]:
         "trio.run.worker_serve": wanted <= set(inspect.signature(hypercorn_run.worker_serve).parameters),
         "trio.run.TCPServer": getattr(hypercorn_run, "TCPServer", None) is TCPServer,
         "protocol.H2Protocol": getattr(hypercorn_protocol, "H2Protocol", None) is H2Protocol,
-        **coroutines(TCPServer, "run", "protocol_send", "_close", "_idle_timeout"),
+        **coroutines(TCPServer, "run", "protocol_send", "_close", "_idle_timeout", "_initiate_server_close"),
         **coroutines(
             H2Protocol, "stream_send", "send_task", "_send_data", "_handle_events", "_create_stream", "_flush"
         ),
@@ -210,6 +212,7 @@ async def _serve(
         nursery.start_soon(abandon_start, drain.gate, watched.up, nursery.cancel_scope)
         if connections is not None:
             nursery.start_soon(connections.run)
+            nursery.start_soon(_cut_others, drain.gate, connections)
         if trigger is not None:
             nursery.start_soon(drain_after, trigger, drain.gate)
             nursery.start_soon(refuse_when_all_end, stopped, trigger, listening)
@@ -217,6 +220,13 @@ async def _serve(
         await stock(watched, *args, shutdown_trigger=stopped.wait, **kwargs)
         nursery.cancel_scope.cancel()
     return not watched.failed
+
+
+async def _cut_others(gate: DrainGate, connections: Connections) -> None:
+    """A client of another protocol that does not read would be waited for after its request was cut."""
+    await gate.wait_cut()
+    await trio.sleep(_LAST_WORDS_SECONDS)
+    connections.cut_others()
 
 
 class _WatchedApp:
@@ -256,6 +266,9 @@ class _Connection(TCPServer):
     shared: ClassVar[Connections]
     threads: ClassVar[ThreadPool]
     _reading: trio.CancelScope | None = None
+    # The reader waits for an application to take what it has read.
+    held = False
+    _watching: int | None = None
 
     async def run(self) -> None:
         with self.shared.counted() as wanted:
@@ -335,6 +348,15 @@ class _Connection(TCPServer):
 
     async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         """Hypercorn's own protocols, on what ``came`` already and what follows."""
+        scope = trio.CancelScope()
+        self.shared.others.add(scope)
+        try:
+            with scope:
+                await self._run_protocol(came, alpn, client, server, secure=secure)
+        finally:
+            self.shared.others.remove(scope)
+
+    async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         try:
             async with _TaskGroup(self) as group:
                 self._task_group = group
@@ -358,19 +380,43 @@ class _Connection(TCPServer):
 
     async def _read(self, came: bytes) -> None:
         """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
-        descriptor = self._socket.fileno()
+        self._watching = descriptor = self._socket.fileno()
+        if descriptor < 0:  # the drain has closed it
+            return
         watched = self.shared.readiness.watch(descriptor, reads=False)
         try:
             with trio.CancelScope() as reading:
                 self._reading = reading
-                watched.on_gone = partial(_stop_soon, reading)
+                watched.on_gone = partial(self._stop_soon, reading)
                 data = came or await self._read_some(watched)
                 while data:
                     await self.protocol.handle(RawData(data))
                     data = await self._read_some(watched)
         finally:
-            self.shared.readiness.forget(descriptor)
+            self._unwatch()
         await self.protocol.handle(Closed())
+
+    def _unwatch(self) -> None:
+        """Before the socket is closed: its number is another's afterwards."""
+        descriptor, self._watching = self._watching, None
+        if descriptor is not None:
+            self.shared.readiness.forget(descriptor)
+
+    async def _close(self) -> None:
+        self._unwatch()
+        await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        self._unwatch()
+        await super()._initiate_server_close()
+
+    async def _close_forcefully(self) -> None:
+        self._unwatch()
+        await trio.aclose_forcefully(self.stream)
+
+    def _stop_soon(self, reading: trio.CancelScope) -> None:
+        # What came before the end is there to be read: a request that was sent whole is known, and logged.
+        reading.deadline = trio.current_time() + (0 if self.held else _LAST_READ_SECONDS)
 
     async def _read_some(self, watched: Watched) -> bytes:
         try:
@@ -390,13 +436,13 @@ class _Connection(TCPServer):
                 await self._write(memoryview(event.data))
         except trio.Cancelled:
             # Part of it may be out: what would follow on this connection could be taken for the rest.
-            await trio.aclose_forcefully(self.stream)
+            await self._close_forcefully()
             raise
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await self.protocol.handle(Closed())
         except trio.TooSlowError:
             _log.info("connection stalled", seconds=self.shared.settings.stall_timeout)
-            await trio.aclose_forcefully(self.stream)
+            await self._close_forcefully()
             await self.protocol.handle(Closed())
 
     async def _write(self, rest: memoryview) -> None:
@@ -417,11 +463,6 @@ class _Connection(TCPServer):
             raise trio.BrokenResourceError from error
 
 
-def _stop_soon(reading: trio.CancelScope) -> None:
-    # What came before the end is there to be read: a request that was sent whole is known, and logged.
-    reading.deadline = trio.current_time() + _LAST_READ_SECONDS
-
-
 class _TaskGroup(TaskGroup):
     """Spawns applications whose input is bounded without holding up the connection's reader."""
 
@@ -430,10 +471,10 @@ class _TaskGroup(TaskGroup):
         self._connection = connection
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
-        mailbox = _Mailbox(self._connection, send.__self__.stream_id)
+        mailbox = _Mailbox(self._connection, send.__self__.stream_id, send)
         scope["extensions"][PEER] = mailbox
         cast("trio.Nursery", self._nursery).start_soon(
-            _handle, app, config, scope, mailbox.receive, send, trio.to_thread.run_sync, trio.from_thread.run
+            _handle, app, config, scope, mailbox.receive, mailbox.send, trio.to_thread.run_sync, trio.from_thread.run
         )
         return mailbox.put
 
@@ -447,9 +488,10 @@ class _Mailbox:
 
     scope: trio.CancelScope | None = None
 
-    def __init__(self, connection: _Connection, stream_id: int) -> None:
+    def __init__(self, connection: _Connection, stream_id: int, send: Callable[[Any], Awaitable[None]]) -> None:
         self._connection = connection
         self._stream_id = stream_id
+        self._send = send
         self._messages: deque[Message] = deque()
         self._changed = trio.Event()
         self._gone = False
@@ -469,7 +511,11 @@ class _Mailbox:
             if call is not None:
                 call()
         while message["type"] == "websocket.receive" and len(self._messages) >= _MOST_MESSAGES:
-            await self._changed.wait()
+            self._connection.held = True
+            try:
+                await self._changed.wait()
+            finally:
+                self._connection.held = False
         self._messages.append(message)
         self._change()
 
@@ -477,13 +523,22 @@ class _Mailbox:
         while not self._messages:
             await self._wait()
         message = self._messages[0]
-        if not message["type"].endswith(".disconnect"):  # which is the last one, for whoever asks again
+        if message["type"].endswith(".disconnect"):  # which is the last one, for whoever asks again
+            await trio.lowlevel.checkpoint()  # where whoever was told has cancelled us
+        else:
             self._messages.popleft()
             self._change()
         if message["type"] == "http.request":
             self._whole = not message["more_body"]
             await self._give_credit(len(message["body"]))
         return message
+
+    async def send(self, message: Message | None) -> None:
+        """ASGI's send; None: the application has ended. *Errors*: Disconnected, once the client has left."""
+        if message is not None and self._gone:  # Hypercorn would drop it: a route that sends for ever never ended
+            await trio.lowlevel.checkpoint()
+            raise Disconnected("the client has left")
+        await self._send(message)
 
     async def _wait(self) -> None:
         stall = self._connection.shared.settings.stall_timeout
@@ -504,6 +559,32 @@ class _Mailbox:
     def _change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+class _Buffer(StreamBuffer):
+    """What waits of one stream's answer until its client gives credit, and its turn comes.
+
+    Bound: `BUFFER_HIGH_WATER` and one message; whoever sends waits past it. (Hypercorn's own lets a sender go on
+    whenever little leaves, also where that is because nothing may.)
+    """
+
+    async def push(self, data: bytes) -> None:
+        if self._complete:
+            raise BufferCompleteError
+        self.buffer += data
+        await self._is_empty.clear()
+        while len(self.buffer) >= BUFFER_HIGH_WATER:
+            await self._paused.clear()
+            await self._paused.wait()
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(memoryview(self.buffer)[:max_length])
+        del self.buffer[: len(data)]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
 
 
 class _Http2(H2Protocol):
@@ -601,6 +682,8 @@ class _Http2(H2Protocol):
         if request.stream_ended is None:
             self._uploading.add(request.stream_id)
         await super()._create_stream(request)
+        if request.stream_id in self.stream_buffers:  # the application has not begun
+            self.stream_buffers[request.stream_id] = _Buffer(self.context.event_class)
 
     async def _send_data(self, stream_id: int) -> None:
         await super()._send_data(stream_id)

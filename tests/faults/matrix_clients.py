@@ -56,6 +56,7 @@ class Client:
     def _open(port: int) -> socket.socket:
         opened = socket.socket()
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opened.settimeout(_SECONDS)
         opened.connect(("127.0.0.1", port))
         return opened

@@ -72,7 +72,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_ends_its_query(
 ) -> None:
     name = f"body-{server.pid}"
     with waiting_lookup(mariadb, server.port, X_Request_Id=name, Content_Length="1000000") as client:
-        client.send(bytes(300_000))
+        client.send(bytes(30_000))  # which the kernel keeps: the end of what it has no room for cannot be seen
         client.finish()
         _assert_ended(mariadb, server, name, kills)
 

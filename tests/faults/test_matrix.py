@@ -15,7 +15,7 @@ import platform
 import signal
 import statistics
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -265,7 +265,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def matrix(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+def matrix(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
     folder = tmp_path_factory.mktemp("matrix")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority"))
@@ -286,7 +286,7 @@ def matrix(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         _measure(bench, server, result)
     if os.environ.get("SLUICE_WRITE_MATRIX"):
         write(result)
-    yield result
+    return result
 
 
 def _running_on(server: SluiceProcess) -> list[dict[str, Any]]:

@@ -198,7 +198,7 @@ def test_what_is_near_the_route_is_not_the_route(site: Site, path: str) -> None:
     assert missing.problem["status"] == missing.status
 
 
-@pytest.mark.parametrize("method", ["PATCH", "POST", "BREW"])
+@pytest.mark.parametrize("method", ["PATCH", "POST", "PROPFIND"])
 def test_another_method_is_refused_with_those_that_are_allowed(site: Site, method: str) -> None:
     refused = ask(site.server.port, method, "/api/report/ada")
     assert (refused.status, refused.problem["type"]) == (405, "urn:sluice:error:method-not-allowed")

@@ -121,13 +121,14 @@ async def test_what_is_removed_by_any_of_its_names_is_closed_and_opened_no_more(
 
 
 async def test_what_somebody_else_has_removed_is_opened_no_more_either(blobs: LocalBlobs, folder: Path) -> None:
-    (await blobs.open("a.pdf")).close()
-    (folder / "a.pdf").unlink()
-    still = blobs.open_nowait("a.pdf")
+    path = "deep/er/b.pdf"
+    (await blobs.open(path)).close()
+    (folder / "deep" / "er").rename(folder / "moved")
+    still = blobs.open_nowait(path)
     assert still is not None  # nobody has told
     still.close()
-    await blobs.remove("a.pdf")
-    assert blobs.open_nowait("a.pdf") is None
+    await blobs.remove(path)
+    assert blobs.open_nowait(path) is None
 
 
 async def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_used_is_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -133,17 +134,20 @@ def _linked_to_the_outside(file: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("reading", [False, True])
-async def test_what_others_change_is_noticed_within_a_second(
+async def test_what_others_change_where_looking_might_wait_is_noticed_within_a_second(
     blobs: LocalBlobs, folder: Path, clock: Clock, change: Callable[[Path], None], outcome: bytes | str, reading: bool
 ) -> None:
     before = await blobs.open("a.pdf")
+    before._file.nowait = False
     os.utime(folder / "a.pdf", ns=(1, 1))  # that what is written in place is written in another tick of the clock
     clock.now += 0.5
     before.close()
     before = await blobs.open("a.pdf")
+    before._file.nowait = False
     if not reading:
         before.close()
     change(folder / "a.pdf")
+    (await blobs.open("a.pdf")).close()  # not yet
     for seconds in (0.5, 0.5):
         clock.now += seconds
         assert blobs.open_nowait("a.pdf") is None
@@ -157,6 +161,60 @@ async def test_what_others_change_is_noticed_within_a_second(
     if reading and change is not _written_in_place:
         assert await content(before) == BYTES
     before.close()
+
+
+@pytest.mark.parametrize("change", [_renamed_over, _written_in_place, Path.unlink, _linked_to_the_outside])
+async def test_what_others_do_to_a_file_is_noticed_at_once(
+    blobs: LocalBlobs, folder: Path, change: Callable[[Path], None]
+) -> None:
+    with closing(await blobs.open("a.pdf")) as before:
+        if not before._file.nowait:
+            pytest.skip("this file system may let a look wait")
+        change(folder / "a.pdf")
+        assert blobs.open_nowait("a.pdf") is None
+        if (folder / "a.pdf").exists() and not (folder / "a.pdf").is_symlink():
+            with closing(await blobs.open("a.pdf")) as after:
+                assert after.identity != before.identity
+                assert await after.read(0, after.size) == BYTES[::-1]
+        else:
+            with pytest.raises(BlobUnreadable):
+                await blobs.open("a.pdf")
+
+
+async def test_a_file_that_is_changed_after_the_look_is_not_shared_by_who_waited_for_it(
+    blobs: LocalBlobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    find = LocalBlobs._find
+    count = 0
+
+    def find_then_wait(self: LocalBlobs, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        found = find(self, *arguments)
+        token.run_sync_soon(looked.set)
+        assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(LocalBlobs, "_find", find_then_wait)
+    async with trio.open_nursery() as nursery:
+        first = _Opening(nursery, blobs)
+        await looked.wait()
+        _written_in_place(folder / "a.pdf")
+        others = [_Opening(nursery, blobs) for _ in range(3)]
+        await wait_all_tasks_blocked()
+        go_on.set()
+    if next(iter(blobs._files._files.values())).nowait:
+        assert {other.outcome for other in others} == {await _identity(blobs)} != {first.outcome}
+        assert count == 2
+
+
+def _folder_swapped(folder: Path) -> None:
+    """The file has not changed, but is at its path no longer."""
+    (folder / "deep" / "er").rename(folder / "moved")
+    (folder / "deep" / "er").mkdir()
+    (folder / "deep" / "er" / "b.pdf").write_bytes(BYTES[::-1])
 
 
 async def test_a_folder_that_is_swapped_for_a_link_to_the_outside_is_noticed(
@@ -175,18 +233,19 @@ async def test_a_folder_that_is_swapped_for_a_link_to_the_outside_is_noticed(
 async def test_while_one_looks_again_the_others_go_on_but_not_past_a_second(
     blobs: LocalBlobs, folder: Path, clock: Clock, looks: _Looks
 ) -> None:
-    old = await _identity(blobs)
-    _renamed_over(folder / "a.pdf")
+    path = "deep/er/b.pdf"
+    old = await _identity(blobs, path)
+    _folder_swapped(folder)
     clock.now += 0.6
     there, go_on = looks.hold(2)
     async with trio.open_nursery() as nursery:
-        first = _Opening(nursery, blobs)
+        first = _Opening(nursery, blobs, path)
         await there.wait()
         clock.now += 0.399
-        assert await _identity(blobs) == old  # in spite of the look that is under way
+        assert await _identity(blobs, path) == old  # in spite of the look that is under way
         clock.now += 0.001
-        assert blobs.open_nowait("a.pdf") is None
-        others = [_Opening(nursery, blobs) for _ in range(3)]
+        assert blobs.open_nowait(path) is None
+        others = [_Opening(nursery, blobs, path) for _ in range(3)]
         await wait_all_tasks_blocked()
         assert all(other.outcome is None for other in others)
         go_on.set()
@@ -386,26 +445,27 @@ async def test_a_file_that_is_looked_at_again_is_not_closed_meanwhile(
 async def test_a_look_that_takes_long_is_not_waited_for_by_who_comes_a_second_later(
     blobs: LocalBlobs, folder: Path, clock: Clock, looks: _Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = "deep/er/b.pdf"
     there, go_on = looks.hold(1)
     async with trio.open_nursery() as nursery:
-        slow = _Opening(nursery, blobs)
+        slow = _Opening(nursery, blobs, path)
         await there.wait()
         clock.now += 0.999
-        joined = _Opening(nursery, blobs)
+        joined = _Opening(nursery, blobs, path)
         await wait_all_tasks_blocked()
         clock.now += 0.001
-        new = await _identity(blobs)
+        new = await _identity(blobs, path)
         assert looks.count == 2
         assert slow.outcome is joined.outcome is None
-        _renamed_over(folder / "a.pdf")  # which only the look that began first is late enough to see
+        _folder_swapped(folder)  # which only the look that began first is late enough to see
         go_on.set()
     newer = slow.outcome
     assert newer not in {new, None}
     assert joined.outcome == new  # the other one was closed already
     # What the look that began later has found is kept, until it is due.
-    assert await _identity(blobs) == new
+    assert await _identity(blobs, path) == new
     clock.now += 0.5
-    assert await _identity(blobs) == newer
+    assert await _identity(blobs, path) == newer
 
 
 async def test_a_file_that_is_removed_while_it_is_looked_for_is_not_kept(

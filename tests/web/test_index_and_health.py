@@ -134,13 +134,24 @@ def test_in_the_log_an_answer_to_head_has_no_bytes(server: SluiceProcess) -> Non
     assert [line["bytes"] for line in lines()] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
 def test_another_method_is_refused_with_those_that_are_allowed(method: str, path: str, server: SluiceProcess) -> None:
     refused = ask(server.port, method, path)
     assert refused.status == 405
     assert refused.problem["type"] == "urn:sluice:error:method-not-allowed"
     assert refused.fields["allow"].split(", ") == ["GET", "HEAD", "OPTIONS"]
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "CONNECT"])
+def test_a_method_that_http_does_not_know_is_not_implemented_wherever_it_is_asked_for(
+    method: str, server: SluiceProcess
+) -> None:
+    for path in ("/", "/nothing"):
+        refused = ask(server.port, method, path)
+        assert (refused.status, refused.problem["type"]) == (501, "urn:sluice:error:not-implemented")
+        assert refused.problem["request_id"] == refused.fields["x-request-id"]
+        assert refused.fields["connection"] == "close"
 
 
 @pytest.mark.parametrize("path", _PATHS)
