@@ -24,6 +24,8 @@ class Timeouts[K: Hashable]:
     def enter(self, key: K) -> None:
         if not self._due:
             self._came.set()
+        elif key in self._due:  # its time starts anew, and so does its place in the order
+            del self._due[key]
         self._due[key] = trio.current_time() + self._seconds
 
     def __contains__(self, key: K) -> bool:
@@ -42,8 +44,8 @@ class Timeouts[K: Hashable]:
             # Whoever was first may have left meanwhile; then this is a look too early, and that is all.
             await trio.sleep_until(next(iter(self._due.values()), 0.0))
             for key in self._late(trio.current_time()):
-                del self._due[key]
-                self._expire(key)
+                if self._due.pop(key, None) is not None:  # an earlier one's end may have been this one's too
+                    self._expire(key)
 
     def _late(self, now: float) -> list[K]:
         return [key for key, _ in takewhile(lambda entry: entry[1] <= now, self._due.items())]

@@ -50,7 +50,8 @@ class Reports:
         entry = await self._entry(user_id)
         while True:
             try:
-                blob = self._blobs.open_nowait(entry.path) or await self._blobs.open(entry.path)
+                blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
+                blob = blob or await self._blobs.open(entry.path)
                 return _report(entry, blob)
             except BlobUnreadable as error:
                 # Perhaps it was replaced, and its file removed, between the row and the file.

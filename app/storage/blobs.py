@@ -90,9 +90,12 @@ class LocalBlobs:
         self._files = OpenFiles()
         self._looks: dict[str, _Look] = {}  # as many as there are callers at most
 
-    def open_nowait(self, path: str) -> Blob | None:
-        """A lease, where the file is open and was seen at ``path`` a moment ago; else None."""
-        file = self._files.get(path, self._clock(), looking=path in self._looks)
+    def open_nowait(self, path: str, *, fixed: bool = False) -> Blob | None:
+        """A lease, where the file is open and was seen at ``path`` a moment ago; else None.
+
+        fixed: whether nobody writes to the file but us, who never do: one of `store`'s.
+        """
+        file = self._files.get(path, self._clock(), looking=path in self._looks, fixed=fixed)
         return None if file is None else Blob(file, self._files, self._threads)
 
     async def open(self, path: str) -> Blob:

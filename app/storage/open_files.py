@@ -102,16 +102,18 @@ class OpenFiles:
         # Counts the times that a file was changed or removed: what was found by a look that began before is not kept.
         self.generation = 0
 
-    def get(self, path: str, now: float, *, looking: bool) -> OpenFile | None:
+    def get(self, path: str, now: float, *, looking: bool, fixed: bool = False) -> OpenFile | None:
         """The file at ``path``, if it was there within the last 0.5 s, or 1 s while somebody is ``looking`` again, and
-        is not known to be `OpenFile.changed`."""
+        is not `OpenFile.changed`, which a ``fixed`` one is not asked."""
         file = self._files.get(path)
         if file is None:
             return None
         age = now - file.checked
         if age >= _FRESH_SECONDS and not (looking and age < _STALE_SECONDS):
             return None
-        if file.changed():  # what is said of it, its entity tag above all, must be of the bytes that are sent
+        if (
+            not fixed and file.changed()
+        ):  # what is said of it, its entity tag above all, must be of the bytes that are sent
             return None
         self._files.move_to_end(path)
         self._hits += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO, cast
@@ -50,13 +51,28 @@ def configure_logs() -> None:
 class Sink:
     """A stream of lines. Those of requests may wait until the event loop's turn is over, and leave in one write.
 
-    Bound: `_MOST_HELD` bytes. Lines leave in the order in which they came.
+    Bound: `_MOST_HELD` bytes. Lines leave in the order in which they came, but for those of threads, which do not wait.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._held: list[bytes] = []
         self._size = 0
+        self._writer: trio.lowlevel.Task | None = None
+        self._sleeps = False
+        self._thread = threading.get_ident()
+
+    async def run(self) -> None:
+        """Lets lines wait for as long as it runs; none is left when it ends."""
+        self._writer, self._thread = trio.lowlevel.current_task(), threading.get_ident()
+        try:
+            while True:
+                self._sleeps = True
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+                self.flush()
+        finally:
+            self._writer, self._sleeps = None, False
+            self.flush()
 
     def write(self, text: str) -> None:
         self._release()
@@ -68,17 +84,21 @@ class Sink:
 
     def hold(self, line: bytes) -> None:
         """Writes ``line`` soon; it ends with its line break."""
-        if not self._held:
-            try:
-                trio.lowlevel.current_trio_token().run_sync_soon(self.flush)
-            except RuntimeError:  # no event loop runs here
-                self._size = _MOST_HELD
         self._held.append(line)
         self._size += len(line)
-        if self._size >= _MOST_HELD:
+        if self._writer is None or self._size >= _MOST_HELD:
             self.flush()
+        elif self._sleeps:
+            self._sleeps = False
+            trio.lowlevel.reschedule(self._writer)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._sleeps = False
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _release(self) -> None:
+        if threading.get_ident() != self._thread:
+            return
         held, self._held, self._size = self._held, [], 0
         if held:
             self._stream.write(b"".join(held).decode())
@@ -107,6 +127,12 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     event: str = ""
     level: str = ""
     timestamp: str = ""
+
+
+async def write_requests() -> None:
+    """Lets the lines of requests leave together, for as long as it runs."""
+    if _sink is not None:
+        await _sink.run()
 
 
 def log_request(logger: Any, line: RequestLine) -> None:

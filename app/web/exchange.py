@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -15,6 +16,7 @@ from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import RequestLine, log_request
 from app.wire.asgi import WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
 
@@ -150,7 +152,8 @@ class Exchange:
             size, last = 0, not message.get("more_trailers", False)
         if self.scope["method"] != "HEAD":  # whose body the server drops
             self.body_bytes += size
-        self.finishing = last or self.body_bytes == self._length()
+        whole = last or self.body_bytes == self._length()
+        self.finishing = whole and self.peer is None  # a peer of ours tells only while it has not got all of it
         if last and not size and head is None:
             # Only the end is left to say.
             with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
@@ -160,6 +163,7 @@ class Exchange:
         if head is None:
             request.begin_moving()
         await self._send(message)
+        self.finishing = whole
         self.finished = last
         if not last:
             request.end_moving()
@@ -169,7 +173,7 @@ class Exchange:
         if request.scope.cancel_called:
             await trio.lowlevel.checkpoint()
         self._complete(message)
-        self.finishing = True
+        self.finishing = self.peer is None
         if self.scope["method"] != "HEAD":
             self.body_bytes = len(message["body"])
         request.begin_moving()
@@ -192,7 +196,8 @@ class Exchange:
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
         message = {"type": WHOLE, "status": document.status, "headers": _fields(document), "body": document.body}
-        await self._send_whole(message)
+        with suppress(Disconnected):
+            await self._send_whole(message)
 
     def _length(self) -> int | None:
         return next((int(value) for name, value in self._headers_sent if name.lower() == b"content-length"), None)
@@ -201,7 +206,8 @@ class Exchange:
         headers = [(b"x-request-id", self.request.id.encode())]
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.traceparent.encode()))
-        ending = self._gate.draining or self.request.reason == "shutdown"
+        # A request that was cancelled is its connection's last.
+        ending = self._gate.draining or self.request.reason is not None
         if ending and self.scope["http_version"].startswith("1"):
             headers.append((b"connection", b"close"))
         return headers
@@ -274,13 +280,15 @@ class SocketExchange(Exchange):
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
         head = {"type": "websocket.http.response.start", "status": document.status, "headers": _fields(document)}
-        await self.send(head)
-        await self.send({"type": "websocket.http.response.body", "body": document.body, "more_body": False})
+        with suppress(Disconnected):
+            await self.send(head)
+            await self.send({"type": "websocket.http.response.body", "body": document.body, "more_body": False})
 
     async def say_goodbye(self) -> None:
         """Closes what we end: going away, or a policy of ours (RFC 6455 7.4.1)."""
         code = 1001 if self.request.ended_by == "shutdown" else 1008
-        await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
+        with suppress(Disconnected):
+            await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [field for field in super()._headers() if field[0] != b"connection"]

@@ -10,6 +10,7 @@ import trio
 
 from app.flow.drain import DrainGate
 from app.settings import ServerSettings
+from app.telemetry.logs import write_requests
 from app.web.boundary import Boundary
 from app.web.faults import start_errors
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
@@ -46,6 +47,7 @@ class Server:
             async with self._open_rooms() as app, trio.open_nursery() as nursery:
                 self._app = boundary = Boundary(app, self._gate, self._settings)
                 nursery.start_soon(boundary.run)
+                nursery.start_soon(write_requests)
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 try:

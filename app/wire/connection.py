@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -14,7 +14,7 @@ from app.flow.timeouts import Timeouts
 from app.http.problems import problem
 from app.settings import ServerSettings
 from app.wire.asgi import AsgiApp, Scope
-from app.wire.exchange import SPARE_BYTES, Exchange
+from app.wire.exchange import SPARE_BYTES, Disconnected, Exchange
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.readiness import Readiness
 from app.wire.response import Response
@@ -80,6 +80,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_answering",
         "_app",
         "_base",
         "_head",
@@ -87,6 +88,7 @@ class Connection:
         "_inbound",
         "_lingers",
         "_mark_request",
+        "_refused",
         "_scope",
         "_shared",
         "_transport",
@@ -109,6 +111,8 @@ class Connection:
         self._inbound = Inbound(shared.settings.max_head_bytes, shared.settings.max_head_fields)
         self._waiting = False
         self._lingers = False
+        self._refused: SluiceError | None = None
+        self._answering: RequestHead | None = None
         self._scope = trio.CancelScope()
         # Clients ask the same again and again, to the byte: the last head that stood by itself, and what it says.
         self._head_bytes = b""
@@ -139,9 +143,8 @@ class Connection:
     def give_up_head(self) -> None:
         """The head of a request was not complete in time."""
         seconds = self._shared.settings.header_timeout
-        with suppress(Gone):
-            self._transport.write((self._refusal(RequestTimeout(f"the request's head took more than {seconds:g} s")),))
-        self._transport.stop_waiting()
+        self._refused = RequestTimeout(f"the request's head took more than {seconds:g} s")
+        self._scope.cancel()
 
     async def _serve(self) -> bytes | None:
         self._shared.open.add(self)
@@ -150,7 +153,9 @@ class Connection:
             with self._scope:  # one for all its requests: the first of them that is cancelled is the last
                 rest = await self._serve_requests()
         except SluiceError as error:  # what was sent is no request
-            await self._transport.send(self._transport.write((self._refusal(error),)))
+            self._refused = error
+        if self._refused is not None:
+            await self._transport.send(self._transport.write((self._refusal(self._refused),)))
             self._lingers = True
         if self._lingers:
             await self._linger()
@@ -182,14 +187,14 @@ class Connection:
                 self._waiting = True
                 if shared.closing:
                     self._transport.stop_waiting()
-                came = await self._transport.receive(turns=1)
+                came = await self._transport.receive(turns=1, stoppable=True)
                 self._waiting = False
                 if not came:
                     return None
                 if came == self._head_bytes and not inbound.buffered:
                     return self._head
                 inbound.feed(came)
-            if not (inbound.buffered or inbound.remaining or inbound.last_head != came):
+            if came == inbound.last_head and not (inbound.buffered or head.chunked or head.content_length):
                 self._head_bytes, self._head = came, head
             return head
         finally:
@@ -203,8 +208,13 @@ class Connection:
         if self._mark_request is not None:
             self._mark_request()
         transport.watched.on_gone = exchange.peer_left
+        refused: SluiceError | None = None
         try:
             await self._app(exchange.asgi_scope(self._base), exchange.receive, exchange.send)
+        except Disconnected:
+            pass
+        except SluiceError as error:
+            refused = error
         except Exception:  # noqa: BLE001 - the application's bug: told, and no other connection's matter
             _log.exception("application failed")
         finally:
@@ -212,7 +222,8 @@ class Connection:
             if exchange.started and not exchange.complete and exchange.response.until_close:
                 transport.reset()  # a FIN would make it look whole
         if not (exchange.started or exchange.broken or transport.watched.gone):
-            raise SluiceError("The application did not answer.")
+            self._answering = head
+            raise refused or SluiceError("The application did not answer.")
         if transport.watched.gone or not exchange.complete:
             return False
         self._lingers = (
@@ -240,13 +251,13 @@ class Connection:
         return False
 
     async def _linger(self) -> None:
-        self._transport.end()
         left = _LINGER_BYTES
         self._waiting = True
         if self._shared.closing:
             self._transport.stop_waiting()
         with trio.move_on_after(_LINGER_SECONDS):
-            while left > 0 and (came := await self._transport.receive()):
+            await self._transport.end()
+            while left > 0 and (came := await self._transport.receive(stoppable=True)):
                 left -= len(came)
 
     def _refusal(self, error: SluiceError) -> bytes:
@@ -261,17 +272,17 @@ class Connection:
             client=client,
             request_id=request_id,
         )
-        return refusal(error, request_id)
+        return refusal(error, request_id, self._answering)
 
 
-def refusal(error: SluiceError, request_id: str) -> bytes:
+def refusal(error: SluiceError, request_id: str, head: RequestHead | None = None) -> bytes:
     """``error`` as an answer of its own, after which the connection ends."""
     document = problem(error, request_id)
     fields = [(name.encode(), value.encode("latin-1")) for name, value in document.headers]
     fields.append((b"x-request-id", request_id.encode()))
-    response = Response(_NO_REQUEST)
-    head = response.begin(document.status, fields, size=len(document.body), close=True, trailers=False)
-    return head + document.body
+    response = Response(head or _NO_REQUEST)
+    start = response.begin(document.status, fields, size=len(document.body), close=True, trailers=False)
+    return start + b"".join(response.body(document.body))
 
 
 _NO_REQUEST = RequestHead("GET", b"/", "/", b"", "1.1", [], None, False, False, False, None, False)

@@ -12,7 +12,7 @@ from app.errors import RequestTimeout
 from app.wire.asgi import PEER, WHOLE, ZERO_COPY, Message, Scope
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.response import CONTINUE, Buffer, Fields, Response
-from app.wire.transport import READ_BYTES, Gone, Stalled, Transport
+from app.wire.transport import READ_BYTES, TURNS, Gone, Stalled, Transport
 
 _log = structlog.get_logger()
 
@@ -51,7 +51,9 @@ class Exchange:
         "_passed",
         "_stall",
         "_start",
+        "_trailers",
         "_transport",
+        "_writes",
         "broken",
         "complete",
         "head",
@@ -66,13 +68,16 @@ class Exchange:
         self.head = head
         self.scope = scope
         self.response = Response(head)
-        self.started = self.complete = self.broken = False
+        self.started = self.complete = False
+        self.broken = transport.watched.gone
         self._inbound = inbound
         self._transport = transport
         self._stall = stall
         self._start: Message | None = None
         self._passed = False
         self._continued = not head.expects_continue
+        self._writes = 0
+        self._trailers: tuple[tuple[bytes, bytes], ...] = ()
         self._over: trio.Event | None = None
         self._call: Callable[[], None] | None = None
 
@@ -169,8 +174,9 @@ class Exchange:
             case "http.response.zerocopysend" if self._start is not None and not self.complete:
                 await self._send_file(message)
             case "http.response.trailers" if self._start is not None and not self.complete:
+                self._trailers = (*self._trailers, *message.get("headers", ()))
                 if not message.get("more_trailers", False):
-                    await self._send_trailers(message.get("headers", ()))
+                    await self._send_trailers(self._trailers)
             case kind:
                 raise RuntimeError(f"{kind!r} at this point of an answer")
 
@@ -180,8 +186,9 @@ class Exchange:
         buffers += self.response.body(data)
         if last and (end := self.response.end()):
             buffers.append(end)
-        if buffers:
-            await self._write(buffers)
+        if buffers or not last:  # who sends for ever to a HEAD has to give way too, and to learn of its end
+            self.started = True
+            await self._write(buffers or (b"",))
         if last:
             self._finish()
 
@@ -191,6 +198,7 @@ class Exchange:
         last = not more and not self._trailers_follow
         head = b"" if self.started else self._begin(count if last else None, last=last)
         before, after = self.response.frame_of(count)
+        self.started = True
         if before is None:
             await self._write((head,))
         else:
@@ -211,6 +219,7 @@ class Exchange:
     async def _send_trailers(self, fields: Fields) -> None:
         buffers = [] if self.started else [self._begin(None, last=True)]
         buffers.append(self.response.end(fields))
+        self.started = True
         await self._write(buffers)
         self._finish()
 
@@ -230,21 +239,23 @@ class Exchange:
         # An answer that comes before its request is through ends the connection (RFC 9112 9.6), unless it is one that
         # goes on while the request does.
         close = (last or status >= 400) and not self._inbound.body_done and self.leaves_too_much
-        head = self.response.begin(
+        return self.response.begin(
             status, start.get("headers", ()), size=size, close=close, trailers=self._trailers_follow
         )
-        self.started = True
-        return head
 
     async def _write(self, buffers: Sequence[Buffer]) -> None:
+        if self.broken:
+            await self._lost()
         try:
             rest = self._transport.write(buffers)
         except Gone:
             await self._lost()
         else:
+            self._writes += 1
             if rest:
                 await self._guarded(self._transport.send(rest))
-            elif len(buffers[-1]) >= _YIELD_BYTES:  # what never has to wait would keep the loop to itself
+            elif len(buffers[-1]) >= _YIELD_BYTES or self._writes % TURNS == 0:
+                # What never has to wait would keep the loop to itself.
                 await trio.lowlevel.checkpoint()
 
     async def _guarded(self, sending: Awaitable[None]) -> None:

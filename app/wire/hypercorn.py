@@ -15,12 +15,13 @@ import inspect
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import secrets
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -29,24 +30,42 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import hypercorn.protocol as hypercorn_protocol
+import hypercorn.protocol.h11 as hypercorn_h11
 import hypercorn.trio.run as hypercorn_run
 import hypercorn.trio.task_group as hypercorn_task_group
 import hypercorn.utils as hypercorn_utils
 import priority
 import structlog
 import trio
+import wsproto.connection
+import wsproto.events
+from h2.frame_buffer import FrameBuffer
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, EndBody, InformationalResponse, Response, StreamClosed, Trailers
+from hypercorn.protocol.events import (
+    Body,
+    Data,
+    EndBody,
+    InformationalResponse,
+    Request,
+    Response,
+    StreamClosed,
+    Trailers,
+)
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
+from hypercorn.protocol.http_stream import ASGIHTTPState
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, Handshake, WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
+from wsproto.events import CloseConnection
+from wsproto.frame_protocol import CloseReason
 
-from app.errors import Overloaded, RequestTimeout
+from app.errors import BadRequest, Overloaded, RequestTimeout
+from app.flow.drain import DrainGate
 from app.flow.threads import ThreadPool
 from app.settings import ServerSettings
 from app.wire.asgi import PEER, AsgiApp, Message
@@ -61,7 +80,6 @@ from app.wire.drain import (
     refuse_when_all_end,
 )
 from app.wire.exchange import Disconnected
-from app.wire.readiness import Watched
 from app.wire.transport import PlainTransport, TlsTransport
 
 _log = structlog.get_logger()
@@ -71,12 +89,17 @@ _parse_socket_addr = cast("Any", hypercorn_utils).parse_socket_addr
 # What the answers to requests that are cut may take to leave; then Hypercorn cancels what is left of connections.
 _CUT_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0
+# After a connection's last words what still comes is read and dropped.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
 # A TLS record holds this much; the stall limit asks for progress once a record.
 _RECORD_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
 _LAST_READ_SECONDS = 0.02
 # Of a WebSocket that its application has not taken.
 _MOST_MESSAGES = 4
+# What Hypercorn calls a stream whose application has said all.
+_ENDED = frozenset((ASGIHTTPState.CLOSED, ASGIWebsocketState.CLOSED, ASGIWebsocketState.HTTPCLOSED))
 # Descriptors that are not clients': files, databases, pipes.
 _OTHER_DESCRIPTORS = 400
 
@@ -134,6 +157,7 @@ def _install_connections(settings: ServerSettings, io_threads: int) -> Connectio
         return None
     connections = Connections(settings, _connection_limit(settings.max_connections))
     members = {"shared": connections, "threads": ThreadPool("sendfile", io_threads)}
+    hypercorn_h11.WSStream = _WebSocket  # type: ignore[misc]
     hypercorn_protocol.H2Protocol = type("H2Protocol", (_Http2,), {"stall_timeout": settings.stall_timeout})  # type: ignore[misc]
     hypercorn_run.TCPServer = type("TCPServer", (_Connection,), members)  # type: ignore[misc]
     return connections
@@ -164,7 +188,9 @@ def _unexpected() -> list[str]:
         **coroutines(
             H2Protocol, "stream_send", "send_task", "_send_data", "_handle_events", "_create_stream", "_flush"
         ),
+        **coroutines(WSStream, "handle", "_accept", "_handle_events", "_send_wsproto_event"),
         **coroutines(TaskGroup, "spawn_app"),
+        "h2.frame_buffer.FrameBuffer._data": isinstance(getattr(FrameBuffer(), "_data", None), bytearray),
     }
     return [name for name, as_expected in found.items() if not as_expected]
 
@@ -266,9 +292,9 @@ class _Connection(TCPServer):
     shared: ClassVar[Connections]
     threads: ClassVar[ThreadPool]
     _reading: trio.CancelScope | None = None
-    # The reader waits for an application to take what it has read.
-    held = False
+    _held = False
     _watching: int | None = None
+    _lingers = False
 
     async def run(self) -> None:
         with self.shared.counted() as wanted:
@@ -358,8 +384,8 @@ class _Connection(TCPServer):
 
     async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         try:
-            async with _TaskGroup(self) as group:
-                self._task_group = group
+            self._task_group = group = _TaskGroup(self)
+            async with group:
                 self.protocol = ProtocolWrapper(
                     self.app,
                     self.config,
@@ -372,9 +398,11 @@ class _Connection(TCPServer):
                     self.protocol_send,
                     alpn,
                 )
-                await self.protocol.initiate()
-                await cast("Any", self.idle_task).restart(group, self._idle_timeout)
-                await self._read(came)
+                async with trio.open_nursery() as group.applications:
+                    await self.protocol.initiate()
+                    await cast("Any", self.idle_task).restart(group, self._idle_timeout)
+                    await self._read(came)
+                group.end()
         finally:
             await self._close()
 
@@ -388,13 +416,24 @@ class _Connection(TCPServer):
             with trio.CancelScope() as reading:
                 self._reading = reading
                 watched.on_gone = partial(self._stop_soon, reading)
-                data = came or await self._read_some(watched)
+                data = came or await self._read_some()
                 while data:
                     await self.protocol.handle(RawData(data))
-                    data = await self._read_some(watched)
+                    data = await self._read_some()
+            await self.protocol.handle(Closed())
+            if self._lingers:
+                await self._linger()
         finally:
             self._unwatch()
-        await self.protocol.handle(Closed())
+
+    async def _linger(self) -> None:
+        """Reads and drops what still comes, so that our last words are not lost by a reset (RFC 9112 9.6)."""
+        with suppress(OSError):
+            self._socket.shutdown(trio.socket.SHUT_WR)
+        left = _LINGER_BYTES
+        with trio.move_on_after(_LINGER_SECONDS):
+            while left > 0 and (data := await self._read_some()):
+                left -= len(data)
 
     def _unwatch(self) -> None:
         """Before the socket is closed: its number is another's afterwards."""
@@ -407,6 +446,10 @@ class _Connection(TCPServer):
         await super()._close()
 
     async def _initiate_server_close(self) -> None:
+        protocol = self.protocol.protocol
+        if isinstance(protocol, _Http2):
+            with trio.move_on_after(_LAST_WORDS_SECONDS):
+                await protocol.say_goodbye()
         self._unwatch()
         await super()._initiate_server_close()
 
@@ -414,22 +457,34 @@ class _Connection(TCPServer):
         self._unwatch()
         await trio.aclose_forcefully(self.stream)
 
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """For as long as the reader waits for an application."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
     def _stop_soon(self, reading: trio.CancelScope) -> None:
         # What came before the end is there to be read: a request that was sent whole is known, and logged.
-        reading.deadline = trio.current_time() + (0 if self.held else _LAST_READ_SECONDS)
+        reading.deadline = trio.current_time() + (0 if self._held else _LAST_READ_SECONDS)
 
-    async def _read_some(self, watched: Watched) -> bytes:
+    async def _read_some(self) -> bytes:
         try:
             return bytes(await self.stream.receive_some(_READ_BYTES))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return b""
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Closed) and self._reading is not None:
+            # With a further request in hand, Hypercorn's reader would wait for a turn that never comes.
+            self._lingers = True
+            self._reading.cancel()
+            await self.protocol.handle(event)
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
-            if isinstance(event, Closed) and self._reading is not None:
-                # With a further request in hand, Hypercorn's reader would wait for a turn that never comes.
-                self._reading.cancel()
             return
         try:
             async with self.send_lock:
@@ -466,14 +521,20 @@ class _Connection(TCPServer):
 class _TaskGroup(TaskGroup):
     """Spawns applications whose input is bounded without holding up the connection's reader."""
 
+    applications: trio.Nursery
+
     def __init__(self, connection: _Connection) -> None:
         super().__init__()
-        self._connection = connection
+        self.connection = connection
+
+    def end(self) -> None:
+        """Ends what else runs for the connection: timers, which would keep it for as long as they sleep."""
+        cast("trio.Nursery", self._nursery).cancel_scope.cancel()
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
-        mailbox = _Mailbox(self._connection, send.__self__.stream_id, send)
+        mailbox = _Mailbox(self.connection, send.__self__.stream_id, send)
         scope["extensions"][PEER] = mailbox
-        cast("trio.Nursery", self._nursery).start_soon(
+        self.applications.start_soon(
             _handle, app, config, scope, mailbox.receive, mailbox.send, trio.to_thread.run_sync, trio.from_thread.run
         )
         return mailbox.put
@@ -508,14 +569,11 @@ class _Mailbox:
         if message["type"].endswith(".disconnect"):
             self._gone = True
             call, self._call = self._call, None
-            if call is not None:
+            if call is not None and not self._answered:
                 call()
         while message["type"] == "websocket.receive" and len(self._messages) >= _MOST_MESSAGES:
-            self._connection.held = True
-            try:
+            with self._connection.holding():
                 await self._changed.wait()
-            finally:
-                self._connection.held = False
         self._messages.append(message)
         self._change()
 
@@ -553,12 +611,93 @@ class _Mailbox:
             await self._protocol.give_credit(self._stream_id, size)
 
     @property
+    def _answered(self) -> bool:
+        return cast("Any", self._send).__self__.state in _ENDED
+
+    @property
     def _protocol(self) -> Any:
         return self._connection.protocol.protocol
 
     def _change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _is_handshake(request: Request) -> bool:
+    handshake = Handshake(request.headers, request.http_version)
+    return handshake.is_valid() and re.fullmatch(rb"[A-Za-z0-9+/]{22}==", handshake.key or b"") is not None
+
+
+class _WebSocket(WSStream):
+    """A WebSocket (RFC 6455). What comes before it is accepted waits, with the client.
+
+    What breaks the protocol, or is too large, closes it with the code that says so. It is not compressed: a small
+    message would have no bound once it is unpacked.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._accepted = trio.Event()
+
+    async def handle(self, event: StreamEvent) -> None:
+        match event:
+            case Request() if not _is_handshake(event):
+                await self._refuse()
+                return
+            case Body() | Data() if not self.closed:
+                with self._connection.holding():
+                    await self._accepted.wait()
+            case _:
+                pass
+        await super().handle(event)
+
+    async def _refuse(self) -> None:
+        """(Hypercorn's own answer would leave the connection open, with nobody to serve it.)"""
+        error = BadRequest("not a WebSocket's handshake (RFC 6455 4.1)", headers={"sec-websocket-version": "13"})
+        request_id = secrets.token_hex(8)
+        client = None if self.client is None else self.client[0]
+        said = {"status": error.status, "error": error.name, "detail": error.detail}
+        _log.info("request refused", **said, client=client, request_id=request_id)
+        self.closed = True
+        await self.send(Data(stream_id=self.stream_id, data=refusal(error, request_id)))
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _accept(self, message: Any) -> None:
+        self.handshake.extensions = None
+        await super()._accept(message)
+        self._accepted.set()
+
+    async def _handle_events(self) -> None:
+        untyped: Any = self
+        for event in self.connection.events():
+            match event:
+                case wsproto.events.Message():
+                    try:
+                        untyped.buffer.extend(event)
+                    except FrameTooLargeError:
+                        await self._end(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
+                        return
+                    if event.message_finished:
+                        message = untyped.buffer.to_message()
+                        self.buffer.clear()
+                        await untyped.app_put(message)
+                case wsproto.events.Ping():
+                    await self._send_wsproto_event(event.response())
+                case CloseConnection():
+                    # While it is open, this is no close of the client's, but what wsproto thinks of its bytes.
+                    is_open = self.connection.state is wsproto.connection.ConnectionState.OPEN
+                    await self._end(event if is_open else event.response())
+                    return
+                case _:
+                    pass
+
+    async def _end(self, last: CloseConnection) -> None:
+        await self._send_wsproto_event(last)
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+    @property
+    def _connection(self) -> _Connection:
+        return cast("_TaskGroup", self.task_group).connection
 
 
 class _Buffer(StreamBuffer):
@@ -645,6 +784,25 @@ class _Http2(H2Protocol):
             case _:
                 await super().stream_send(event)
 
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if not self.closed and self._frame_is_too_long:
+            await self.say_goodbye(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+            await self.send(Closed())
+
+    @property
+    def _frame_is_too_long(self) -> bool:
+        """Whether more is announced than a frame may have (4.2). h2 would look only once all of it, up to 16 MiB, is
+        there."""
+        size = bytes(cast("Any", self.connection.incoming_buffer)._data[:3])
+        return int.from_bytes(size) > self.connection.max_inbound_frame_size
+
+    async def say_goodbye(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.NO_ERROR) -> None:
+        """GOAWAY (6.8)."""
+        with suppress(h2.exceptions.ProtocolError):
+            self.connection.close_connection(code)
+            await self._flush()
+
     async def give_credit(self, stream_id: int, size: int) -> None:
         """The application of that stream has taken ``size`` bytes of its body."""
         with suppress(h2.exceptions.ProtocolError):  # it is closed
@@ -654,6 +812,8 @@ class _Http2(H2Protocol):
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
             match event:
+                case h2.events.RequestReceived() if self.context.terminated.is_set():
+                    await self._reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)  # another may take it
                 case h2.events.DataReceived():
                     await self._take(event)
                 case h2.events.StreamEnded():
@@ -676,8 +836,12 @@ class _Http2(H2Protocol):
             await stream.handle(Body(stream_id=event.stream_id, data=data))
 
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        if any((name, value) == (b":method", b"CONNECT") for name, value in request.headers):
+        given = dict(request.headers)
+        if given[b":method"].upper() == b"CONNECT":
             await self._reset(request.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        if not (given[b":method"].isascii() and given[b":path"].isascii()):  # RFC 9113 8.1.1
+            await self._reset(request.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
             return
         if request.stream_ended is None:
             self._uploading.add(request.stream_id)

@@ -46,6 +46,8 @@ class Response:
         close: no further request is taken. trailers: may follow the body.
         *Errors*: BadAnswer, for what would be another message than was meant.
         """
+        if not 200 <= status <= 999:
+            raise BadAnswer(f"{status} is no status of an answer")
         lines = [_LINES.get(status) or b"HTTP/1.1 %d " % status]
         length: int | None = None
         dated = False
@@ -62,7 +64,7 @@ class Response:
         if not dated:
             lines.append(_date_line())
         lines += self._frame(status, length, size, trailers=trailers)
-        self.keeps_alive = self.keeps_alive and not close and not self.until_close
+        self.keeps_alive = self._head.keep_alive and not close and not self.until_close
         if not self.keeps_alive:
             lines.append(b"connection: close")
         elif self._head.version == "1.0":
@@ -100,12 +102,14 @@ class Response:
             return b""
         lines = [b"%b: %b\r\n" % (name.lower(), value) for name, value in trailers if self._trailers]
         end = b"".join(lines)
-        if end.count(b"\n") != len(lines) or end.count(b"\r") != len(lines):
+        if end.count(b"\n") != len(lines) or end.count(b"\r") != len(lines) or b"\0" in end:
             raise BadAnswer("a line break in a trailer field of the answer")
         return b"0\r\n%b\r\n" % end
 
     def _frame(self, status: int, length: int | None, size: int | None, *, trailers: bool) -> list[bytes]:
         """RFC 9112 6.1 to 6.3. An answer to HEAD says what one to GET would."""
+        # Anew, for an answer before this one may have been a bad one.
+        self._left, self._chunked, self.until_close = None, False, False
         self._bodiless = self._head.method == "HEAD" or status in {204, 304}
         if status == 204:
             return []

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import trio
 
@@ -43,8 +43,9 @@ class Transport(Protocol):
     sends_files: bool
     watched: Watched
 
-    async def receive(self, turns: int = TURNS) -> bytes:
-        """What has come, up to `READ_BYTES`; empty at the end, or once `stop_waiting` was called and nothing is there.
+    async def receive(self, turns: int = TURNS, *, stoppable: bool = False) -> bytes:
+        """What has come, up to `READ_BYTES`; empty at the end, or, if it is ``stoppable``, once `stop_waiting` was
+        called and nothing is there.
 
         turns: how often in a row this may return without giving way to other tasks.
         """
@@ -64,12 +65,12 @@ class Transport(Protocol):
         """Holds back what does not fill a packet, or lets it go; before and after `send_file`."""
         ...
 
-    def end(self) -> None:
-        """FIN: no more comes from us. (Over TLS nothing: an end that was not announced is the same there.)"""
+    async def end(self) -> None:
+        """FIN, over TLS announced (RFC 8446 6.1): no more comes from us. What `receive` returns then is no message."""
         ...
 
     def stop_waiting(self) -> None:
-        """`receive` returns now, or the next time, rather than wait."""
+        """`receive` returns now, or the next time, rather than wait; for a body it is not ``stoppable``."""
         ...
 
     def close(self) -> None: ...
@@ -95,16 +96,17 @@ class PlainTransport:
         self._drained = False
         self.watched = readiness.watch(self._descriptor, reads=True)
 
-    async def receive(self, turns: int = TURNS) -> bytes:
+    async def receive(self, turns: int = TURNS, *, stoppable: bool = False) -> bytes:
         while True:
-            if self._drained and not self._stopped:  # no system call is needed to know that there is nothing
+            # No system call is needed to know that there is nothing.
+            if self._drained and not (stoppable and self._stopped):
                 if not self.watched.ready:
                     self._turns = 0
                 await self.watched.readable()
             try:
                 data = os.read(self._descriptor, READ_BYTES)
             except BlockingIOError:
-                if self._stopped:
+                if stoppable and self._stopped:
                     return b""
                 self._drained = True
             except OSError:
@@ -145,7 +147,7 @@ class PlainTransport:
         if self._descriptor >= 0:
             self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         with suppress(OSError):
             self._stream.socket.shutdown(socket.SHUT_WR)
 
@@ -201,16 +203,22 @@ class TlsTransport:
         self._stall = stall
         self._stopped = False
         self._reading: trio.CancelScope | None = None
+        self._source: trio.abc.ReceiveStream = stream
+        self._turn = trio.Lock()
         self.watched = readiness.watch(self._descriptor, reads=False)
 
-    async def receive(self, turns: int = TURNS) -> bytes:
-        with trio.CancelScope() as self._reading:
-            if self._stopped:
-                self._reading.cancel()
+    async def receive(self, turns: int = TURNS, *, stoppable: bool = False) -> bytes:
+        with trio.CancelScope() as reading:
+            if stoppable:
+                self._reading = reading
+                if self._stopped:
+                    reading.cancel()
             try:
-                return bytes(await self._stream.receive_some(READ_BYTES))
+                return bytes(await self._source.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return b""
+            finally:
+                self._reading = None
         return b""
 
     def write(self, buffers: Sequence[Buffer]) -> Buffer:
@@ -220,10 +228,11 @@ class TlsTransport:
     async def send(self, data: Buffer) -> None:
         left = memoryview(data)
         try:
-            while left:
-                with trio.fail_after(self._stall):
-                    await self._stream.send_all(left[:_RECORD_BYTES])
-                left = left[_RECORD_BYTES:]
+            async with self._turn:  # a 100 may be on its way while the answer begins
+                while left:
+                    with trio.fail_after(self._stall):
+                        await self._stream.send_all(left[:_RECORD_BYTES])
+                    left = left[_RECORD_BYTES:]
         except trio.TooSlowError as error:
             raise Stalled from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -234,7 +243,15 @@ class TlsTransport:
 
     def cork(self, *, on: bool) -> None: ...
 
-    def end(self) -> None: ...
+    async def end(self) -> None:
+        # What comes now is read as it is: it is dropped, and OpenSSL takes data after its own end for an error.
+        self._source = self._stream.transport_stream
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            # `aclose` says no more than FIN in streams that are ``https_compatible``, and closes.
+            stream = cast("Any", self._stream)
+            await stream._retry(stream._ssl_object.unwrap, ignore_want_read=True)
+        with suppress(OSError):
+            self._stream.transport_stream.socket.shutdown(socket.SHUT_WR)
 
     def stop_waiting(self) -> None:
         self._stopped = True

@@ -27,12 +27,9 @@ from app.flow.threads import ThreadPool
 from app.settings import load_settings
 from app.storage.mysql import MysqlDatabase, open_mysql
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
+from tests.faults.matrix_places import PROCESSES, SLEEP, THREADS
 from tests.faults.process_app import spin
 from tests.under_hypercorn import application
-
-THREADS = 8
-PROCESSES = 2
-SLEEP = "SELECT SLEEP(60)"
 
 _CHUNK = bytes(64 * 1024)
 _STALLED_SECONDS = 0.04

@@ -26,8 +26,8 @@ import pytest
 import trustme
 
 from tests.bench.record import RESULTS
-from tests.faults.matrix_app import PROCESSES, SLEEP, THREADS
 from tests.faults.matrix_clients import PROTOCOLS, Client, Ports
+from tests.faults.matrix_places import PROCESSES, SLEEP, THREADS
 from tests.faults.traffic import ask, wait_until
 from tests.mariadb import MariaDb, environment
 from tests.processes import HYPERCORN, SluiceProcess, running
@@ -55,6 +55,8 @@ _PLACES = {"sql": CONNECTIONS, "thread": THREADS, "process": PROCESSES}
 _MEASURED = 20
 _AT_ONCE = {"sql": 2 * CONNECTIONS, "thread": 2 * THREADS, "process": 3 * PROCESSES}
 _LIMIT_MS = 50
+# Of what is ended by the clock, all at once: many routes want the processor in the same moment.
+_LATE_MS = 1000
 _DEADLINE = 0.3
 _DRAIN_TIMEOUT = 0.5
 
@@ -322,7 +324,7 @@ def test_what_is_ended_gives_everything_back_and_the_log_says_why(matrix: Matrix
     assert cell.ms
     assert cell.held == {}
     assert set(cell.outcomes) == {OUTCOMES.get(key[2], "disconnected")}
-    assert statistics.median(cell.ms) < _LIMIT_MS
+    assert statistics.median(cell.ms) < (_LATE_MS if key[2] in OUTCOMES else _LIMIT_MS)
 
 
 @pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending not in OUTCOMES])

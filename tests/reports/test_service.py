@@ -211,6 +211,8 @@ async def test_the_entity_tag_changes_when_the_file_is_overwritten_in_place_by_a
     with path.open("r+b") as file:
         file.write(_SECOND)
     os.utime(path, (time.time() - 5, time.time() - 5))
+    if kept:  # nobody but us writes to what we have stored: a look within the second is enough
+        await trio.sleep(1)
     assert (await _validators(reports)).tag != before.tag
 
 

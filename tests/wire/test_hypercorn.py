@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,22 +15,20 @@ import hypercorn.trio.run as hypercorn_run
 import pytest
 import structlog
 import trio
-import trustme
 from hypercorn.config import Config
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
-from app.settings import load_settings
 from app.wire import hypercorn as adapter
 from app.wire.drain import Drain
-from app.wire.hypercorn import hypercorn_values, install, serve
+from app.wire.hypercorn import hypercorn_values, install
+from tests.wire.serving import GET_CLOSE, SETTINGS, connect, open_server
 
 type _Message = MutableMapping[str, Any]
 type _Send = Callable[[_Message], Awaitable[None]]
 type _Get = Callable[[str, _Send], Awaitable[None]]
 
-_SETTINGS = replace(load_settings({}).server, port=0, drain_timeout=20)
 _CHUNK = bytes(128 * 1024)
 # More than the socket buffers of both sides hold.
 _CHUNKS = 256
@@ -48,11 +44,6 @@ def _stock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _application(get: _Get) -> Callable[..., Awaitable[None]]:
     async def application(scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send) -> None:
-        if scope["type"] == "lifespan":
-            for event in ("startup", "shutdown"):
-                assert (await receive())["type"] == f"lifespan.{event}"
-                await send({"type": f"lifespan.{event}.complete"})
-            return
         async with trio.open_nursery() as nursery:
             finishing = trio.Event()
 
@@ -83,42 +74,10 @@ async def _send_all(send: _Send, chunk: bytes, count: int) -> None:
 
 
 @asynccontextmanager
-async def _open_server(get: _Get, stall_timeout: float = 30, **config: str) -> AsyncGenerator[int]:
-    """The port at which ``get`` answers. The server has to end in order when it is told to."""
-    configured = Config.from_mapping(hypercorn_values(_SETTINGS) | config)
-    sockets = configured.create_sockets()
-    listening = [*sockets.insecure_sockets, *sockets.secure_sockets]
-    for each in listening:
-        each.listen(configured.backlog)
-    gate = DrainGate()
-    ended_well: list[bool] = []
-
-    async def run() -> None:
-        ended_well.append(
-            await serve(
-                _application(get),
-                configured,
-                sockets,
-                Drain(gate, 0, 20),
-                replace(_SETTINGS, stall_timeout=stall_timeout),
-                io_threads=2,
-            )
-        )
-
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run)
-            yield listening[0].getsockname()[1]
-            gate.start()
-    assert ended_well == [True]
-
-
-async def _connect(port: int) -> trio.SocketStream:
-    # A small buffer, set before connecting, for the window follows it.
-    client = trio.socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
-    await client.connect(("127.0.0.1", port))
-    return trio.SocketStream(client)
+async def _open_server(get: _Get, *, tls: bool = False, **settings: Any) -> AsyncGenerator[int]:
+    """The port at which ``get`` answers."""
+    async with open_server(_application(get), tls=tls, **settings) as server:
+        yield server.port
 
 
 async def _read_all(stream: trio.abc.ReceiveStream) -> bytes:
@@ -132,7 +91,7 @@ async def _read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def _ask(port: int, request: bytes) -> bytes:
-    async with await _connect(port) as client:
+    async with await connect(port) as client:
         await client.send_all(request)
         return await _read_all(client)
 
@@ -147,15 +106,12 @@ def _http_2(path: str) -> tuple[h2.connection.H2Connection, bytes]:
     return connection, connection.data_to_send()
 
 
-_GET = b"GET / HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n"
-
-
 async def _answer_briefly(_path: str, send: _Send) -> None:
     await _send_all(send, b"hello", 1)
 
 
 async def _assert_it_serves(port: int) -> None:
-    assert (await _ask(port, _GET)).endswith(b"hello")
+    assert (await _ask(port, GET_CLOSE)).endswith(b"hello")
 
 
 # -- errors of one connection ------------------------------------------------------------------------------------------
@@ -165,25 +121,31 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async def fail(_: TCPServer) -> None:
         raise RuntimeError("met by one connection")
 
-    async with _open_server(_answer_briefly) as port, await _connect(port) as other:
+    async with _open_server(_answer_briefly) as port, await connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
             patched.setattr(adapter._Connection, "_run", fail)
-            assert await _ask(port, _GET) == b""
+            assert await _ask(port, GET_CLOSE) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
-        await other.send_all(_GET)
+        await other.send_all(GET_CLOSE)
         assert (await _read_all(other)).endswith(b"hello")
 
 
-async def test_a_path_over_http_2_that_is_no_ascii_ends_its_connection_only() -> None:
-    async with _open_server(_answer_briefly) as port, await _connect(port) as client:
-        await client.send_all(_http_2("/\udcff")[1])
-        await _read_all(client)
-        await _assert_it_serves(port)
+async def test_a_path_over_http_2_that_is_no_ascii_ends_its_stream_only() -> None:
+    connection, request = _http_2("/\udcff")
+    events: list[h2.events.Event] = []
+    async with _open_server(_answer_briefly) as port, await connect(port) as client:
+        await client.send_all(request)
+        head = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "sluice")]
+        connection.send_headers(3, head, end_stream=True)
+        await client.send_all(connection.data_to_send())
+        while not any(isinstance(event, h2.events.StreamEnded) for event in events):
+            events += connection.receive_data(await client.receive_some(1 << 16))
+    assert [event.stream_id for event in events if isinstance(event, h2.events.StreamReset)] == [1]
 
 
 async def test_a_bad_chunk_is_answered_once_and_ends_its_connection_only() -> None:
-    request = b"POST / HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\n\r\n3x\r\nabc\r\n0\r\n\r\n" + _GET
+    request = b"POST / HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\n\r\n3x\r\nabc\r\n0\r\n\r\n" + GET_CLOSE
     async with _open_server(_answer_briefly) as port:
         for _ in range(20):
             assert (await _ask(port, request)).count(b"HTTP/1.1 ") <= 1
@@ -203,7 +165,7 @@ async def test_a_client_that_never_reads_is_cut_after_the_stall_limit() -> None:
             ended.set()
 
     with structlog.testing.capture_logs() as logs:
-        async with _open_server(get, stall_timeout=0.3) as port, await _connect(port) as client:
+        async with _open_server(get, stall_timeout=0.3) as port, await connect(port) as client:
             await client.send_all(b"GET /large HTTP/1.1\r\nHost: sluice\r\n\r\n")
             await ended.wait()
             assert len(await _read_all(client)) < len(_CHUNK) * _CHUNKS
@@ -216,8 +178,8 @@ async def test_a_client_that_reads_slowly_outlives_the_stall_limit() -> None:
     async def get(_: str, send: _Send) -> None:
         await _send_all(send, _CHUNK, 64)
 
-    async with _open_server(get, stall_timeout=limit) as port, await _connect(port) as client:
-        await client.send_all(_GET)
+    async with _open_server(get, stall_timeout=limit) as port, await connect(port) as client:
+        await client.send_all(GET_CLOSE)
         began, received = trio.current_time(), 0
         while trio.current_time() < began + 2 * limit:
             received += len(await client.receive_some(64 * 1024))
@@ -236,7 +198,7 @@ async def test_a_write_is_ended_by_a_deadline_and_nothing_follows_it() -> None:
         finally:
             ended.set()
 
-    async with _open_server(get) as port, await _connect(port) as client:
+    async with _open_server(get) as port, await connect(port) as client:
         await client.send_all(b"GET / HTTP/1.1\r\nHost: sluice\r\n\r\n")
         await ended.wait()
         received = await _read_all(client)
@@ -245,11 +207,7 @@ async def test_a_write_is_ended_by_a_deadline_and_nothing_follows_it() -> None:
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["reads", "never reads"])
-async def test_over_tls_an_answer_comes_whole_and_a_stalled_one_is_cut(reads: bool, tmp_path: Any) -> None:
-    authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
-    trusted = ssl.create_default_context()
-    authority.configure_trust(trusted)
+async def test_over_tls_an_answer_comes_whole_and_a_stalled_one_is_cut(reads: bool) -> None:
     ended = trio.Event()
 
     async def get(_: str, send: _Send) -> None:
@@ -258,13 +216,12 @@ async def test_over_tls_an_answer_comes_whole_and_a_stalled_one_is_cut(reads: bo
         finally:
             ended.set()
 
-    pem = str(tmp_path / "pem")
-    async with _open_server(get, 5 if reads else 0.3, certfile=pem, keyfile=pem) as port, await _connect(port) as raw:
-        client = trio.SSLStream(raw, trusted, server_hostname="127.0.0.1", https_compatible=True)
-        await client.send_all(_GET)
-        if not reads:
-            await ended.wait()
-        received = await _read_all(client)
+    async with open_server(_application(get), tls=True, stall_timeout=5 if reads else 0.3) as server:
+        async with server.connect() as client:
+            await client.send(GET_CLOSE)
+            if not reads:
+                await ended.wait()
+            received = await client.rest()
         assert (len(received) > len(_CHUNK) * _CHUNKS) == reads
 
 
@@ -278,7 +235,7 @@ async def test_a_client_over_http_2_that_gives_no_credit_is_cut_after_the_stall_
         finally:
             ended.set()
 
-    async with _open_server(get, stall_timeout=0.3) as port, await _connect(port) as client:
+    async with _open_server(get, stall_timeout=0.3) as port, await connect(port) as client:
         await client.send_all(_http_2("/")[1])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_read_all, client)
@@ -295,7 +252,7 @@ async def test_an_answer_over_http_2_that_is_left_unfinished_is_reset() -> None:
 
     connection, request = _http_2("/")
     events: list[h2.events.Event] = []
-    async with _open_server(get) as port, await _connect(port) as client:
+    async with _open_server(get) as port, await connect(port) as client:
         await client.send_all(request)
         while not any(isinstance(event, h2.events.StreamReset) for event in events):
             events += connection.receive_data(await client.receive_some(1 << 16))
@@ -314,7 +271,7 @@ def test_where_hypercorn_is_not_as_expected_it_is_left_as_it_is_and_the_log_says
     monkeypatch.setattr(module, name, other)
     before = hypercorn_run.worker_serve
     with structlog.testing.capture_logs() as logs:
-        install(Drain(DrainGate(), 0, 1), _SETTINGS, io_threads=1)
+        install(Drain(DrainGate(), 0, 1), SETTINGS, io_threads=1)
     (line,) = logs
     assert line["log_level"] == "warning"
     assert [missing.rpartition(".")[2] for missing in line["missing"]] == [name]
@@ -327,7 +284,7 @@ def test_a_worker_serve_without_what_is_needed_is_left_as_it_is(monkeypatch: pyt
 
     monkeypatch.setattr(hypercorn_run, "worker_serve", worker_serve)
     with structlog.testing.capture_logs() as logs:
-        install(Drain(DrainGate(), 0, 1), _SETTINGS, io_threads=1)
+        install(Drain(DrainGate(), 0, 1), SETTINGS, io_threads=1)
     assert logs[0]["missing"] == ["trio.run.worker_serve"]
     assert hypercorn_run.worker_serve is worker_serve
     assert vars(hypercorn_run)["TCPServer"] is TCPServer
@@ -341,7 +298,7 @@ async def test_left_as_it_is_it_still_serves(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_value_is_one_that_hypercorn_knows() -> None:
-    values = hypercorn_values(_SETTINGS)
+    values = hypercorn_values(SETTINGS)
     # A bare "port" or a misspelt name would become an attribute that nobody reads.
     assert {name for name in values if not hasattr(Config(), name)} == set()
     config = Config.from_mapping(values)
@@ -351,7 +308,7 @@ def test_every_value_is_one_that_hypercorn_knows() -> None:
 
 
 def test_the_values_follow_the_settings() -> None:
-    values = hypercorn_values(replace(_SETTINGS, host="::1", port=3000, idle_timeout=5, drain_timeout=7))
+    values = hypercorn_values(replace(SETTINGS, host="::1", port=3000, idle_timeout=5, drain_timeout=7))
     assert values["bind"] == ["[::1]:3000"]
     assert values["worker_class"] == "trio"
     assert values["keep_alive_timeout"] == 5
