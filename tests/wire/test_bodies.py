@@ -366,6 +366,26 @@ async def test_who_is_answered_without_100_is_not_waited_for(size: int, tls: boo
 
 
 @over_both
+@pytest.mark.parametrize("fields", [(), (b"Expect: 100-continue",)], ids=["a large body", "a body that waits for 100"])
+async def test_an_answer_that_went_on_without_the_body_ends_the_connection(fields: Sequence[bytes], tls: bool) -> None:
+    """When it began it might still have been read."""
+    served: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        served.append(scope["path"])
+        await start(send)
+        await part(send, b"begun ")
+        await end(send, b"ended")
+
+    async with open_server(app, tls=tls) as server, server.connect() as client:
+        answered = await client.ask(post(b"", *fields, length=len(GET) if fields else 10**6))
+        assert (answered.body, answered.closes) == (b"begun ended", False)
+        await client.send(GET if fields else bytes(10**6) + GET)
+        assert await client.ending() == "fin"
+    assert served == ["/"]
+
+
+@over_both
 async def test_100_and_an_answer_of_another_task_do_not_collide(tls: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async with trio.open_nursery() as nursery:

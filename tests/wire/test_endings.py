@@ -101,18 +101,18 @@ async def test_who_leaves_is_noticed_at_once_and_told_once(situation: str, way: 
 @every_way
 async def test_who_left_before_the_application_asked_is_told_of_at_once(way: Way) -> None:
     called: list[str] = []
-    gone = trio.Event()
+    begun = trio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["extensions"][PEER].when_gone(gone.set)
-        await gone.wait()
+        begun.set()
+        await _disconnect(receive, send)
         scope["extensions"][PEER].when_gone(lambda: called.append("at once"))
         called.append("after")
 
     async with open_server(app) as server, server.connect() as client:
         await client.send(GET)
+        await begun.wait()
         client.leave(way)
-        await gone.wait()
         await server.all_gone()
     assert called == ["at once", "after"]
 
@@ -240,6 +240,26 @@ async def test_no_request_of_who_left_is_served_after_that(tls: bool) -> None:
     assert served == ["/"]
 
 
+async def test_no_request_of_who_left_after_an_answer_is_served() -> None:
+    served: list[str] = []
+    answered, go_on = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        served.append(scope["path"])
+        await answer(send)
+        answered.set()
+        await go_on.wait()
+
+    async with open_server(app) as server, server.connect() as client:
+        await client.send(GET + get("/more"))
+        await answered.wait()
+        client.leave("close")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        go_on.set()
+        await server.all_gone()
+    assert served == ["/"]
+
+
 async def test_a_client_s_end_takes_no_other_client_with_it() -> None:
     waiting = trio.Event()
 
@@ -257,6 +277,19 @@ async def test_a_client_s_end_takes_no_other_client_with_it() -> None:
                 client.leave(way)
         waiting.set()
         assert (await slow.answer()).body == b"served"
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "later"])
+async def test_an_end_that_comes_with_part_of_a_request_is_seen(before: bytes) -> None:
+    async with open_server(echo) as server, server.connect() as client:
+        if before:
+            await client.ask(before)
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        # No checkpoint: one wake-up is all there is for both.
+        client.raw.socket._sock.send(GET[:10])  # type: ignore[attr-defined]
+        client.leave("half-close")
+        with trio.fail_after(1):
+            assert await client.ending() == "fin"
 
 
 # -- the server ends ---------------------------------------------------------------------------------------------------

@@ -230,7 +230,9 @@ async def test_what_comes_before_the_answer_to_the_handshake_is_not_lost() -> No
         await client.send(request + frames)
         received: list[Event] = []
         while len(received) < 4:
-            peer.receive_data(await client.receive())
+            data = await client.receive()
+            assert data, received
+            peer.receive_data(data)
             received += peer.events()
         assert [event.data for event in received if isinstance(event, TextMessage | BytesMessage)] == ["hi", b"you"]
 
@@ -254,7 +256,9 @@ async def test_a_late_acceptance_loses_nothing(comes: str) -> None:
         accepts.set()
         received = b""
         while not received.endswith(b"\x81\x02hi"):
-            received += await client.receive()
+            data = await client.receive()
+            assert data, received
+            received += data
         assert received.startswith(b"HTTP/1.1 101 ")
 
 
