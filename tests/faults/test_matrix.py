@@ -209,7 +209,9 @@ class Bench:
                 cells[key].ms = [(self._notes.at("left", one.name) - cut) * 1000 for one in some]
             assert self._server.wait() == 0
             took = time.monotonic() - cut
-        held = {"queries": self._queries()} if self._queries() else {}
+        called = [int(path.name.rpartition("-")[2]) for path in self._folder.glob("call-*")]
+        left = {"queries": self._queries(), "processes": sum(Path(f"/proc/{pid}").exists() for pid in called)}
+        held = {name: count for name, count in left.items() if count}
         for cell in cells.values():
             cell.held = held
         return took
