@@ -127,7 +127,9 @@ class Exchange:
             if data is not None:
                 self._passed = self._inbound.body_done
                 return {"type": "http.request", "body": data, "more_body": not self._passed}
-        if not (self.complete or self.broken):
+        if self.complete or self.broken:
+            await trio.lowlevel.checkpoint()  # who asks again and again must not keep the loop to itself
+        else:
             self._over = self._over or trio.Event()
             await self._over.wait()
         return {"type": "http.disconnect"}

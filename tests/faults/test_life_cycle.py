@@ -78,7 +78,9 @@ def test_a_running_download_finishes_while_new_connections_are_turned_away(
         assert len(client.read(size)) == size
         assert server.wait() == 0
         assert len(server.events("stopped")) == workers
-        assert _counts(server) == (1, 0)
+        finished, cut = _counts(server)
+        assert finished >= 1  # the first look may have been in time to be answered
+        assert cut == 0
         _assert_nothing_is_left(server, port)
 
 

@@ -2,7 +2,7 @@
 
 In each cell the route is cancelled, soon where its client has left; what it held is released; the log says the cause.
 
-    SLUICE_WRITE_MATRIX=1 .venv/bin/pytest tests/faults/test_matrix.py
+    WRITE_MATRIX=1 .venv/bin/pytest tests/faults/test_matrix.py
 
 writes what was measured to ``tests/bench/results/cancellation.md`` and ``cancellation.json``.
 """
@@ -296,7 +296,7 @@ def matrix(mariadb: MariaDb, tmp_path_factory: pytest.TempPathFactory) -> Matrix
         bench = Bench(server, folder, Ports(cleartext, secure, folder / "authority"), notes, mariadb)
         result = Matrix({key: Cell() for key in CELLS})
         _measure(bench, server, result)
-    if os.environ.get("SLUICE_WRITE_MATRIX"):
+    if os.environ.get("WRITE_MATRIX"):
         write(result)
     return result
 
