@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import msgspec
@@ -51,7 +52,8 @@ def configure_logs() -> None:
 class Sink:
     """A stream of lines. Those of requests may wait until the event loop's turn is over, and leave in one write.
 
-    Bound: `_MOST_HELD` bytes. Lines leave in the order in which they came, but for those of threads, which do not wait.
+    Lines that cannot be written are lost. Bound: `_MOST_HELD` bytes. Lines leave in the order in which they came, but
+    for those of threads, which do not wait.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -75,12 +77,14 @@ class Sink:
             self.flush()
 
     def write(self, text: str) -> None:
-        self._release()
-        self._stream.write(text)
+        with suppress(OSError, ValueError):  # a full disk, or nobody at the other end: no reason to stop serving
+            self._release()
+            self._stream.write(text)
 
     def flush(self) -> None:
-        self._release()
-        self._stream.flush()
+        with suppress(OSError, ValueError):
+            self._release()
+            self._stream.flush()
 
     def hold(self, line: bytes) -> None:
         """Writes ``line`` soon; it ends with its line break."""

@@ -20,6 +20,7 @@ from app.settings import ServerSettings
 from app.web.exchange import Exchange, SocketExchange
 from app.web.faults import as_sluice_error, real_errors
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
+from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
 
@@ -83,6 +84,9 @@ class Boundary:
         except BaseException as raised:
             errors = real_errors(raised)
             if all(isinstance(error, Exception) for error in errors):
+                if errors and all(isinstance(error, Disconnected) for error in errors):
+                    exchange.peer_vanished()
+                    return None
                 if errors:
                     error = as_sluice_error(errors[0], exchange.scope["path"])
                     _log_error(error, raised)

@@ -39,6 +39,7 @@ class Exchange:
         "_began",
         "_first_byte",
         "_gate",
+        "_has_all",
         "_head",
         "_headers_sent",
         "_limit",
@@ -75,8 +76,11 @@ class Exchange:
             request_id(given.get(b"x-request-id")), None if trace is None else trace.trace_id, borrowed
         )
         self.status: int | None = None
-        self.started = self.finishing = self.finished = False
-        self.body_bytes = self.taken = 0
+        self.started: bool = False
+        self.finishing: bool = False
+        self.finished: bool = False
+        self.body_bytes: int = 0
+        self.taken: int = 0
         self.whole = trio.Event() if self.peer is None else None
         self._receive = receive
         self._send = send
@@ -86,11 +90,19 @@ class Exchange:
         self._first_byte: float | None = None
         self._headers_sent: list[tuple[bytes, bytes]] = []
         self._head: Message | None = None
+        self._has_all = False
 
     def peer_left(self) -> None:
         # A client that has all that was announced may leave before we have said that this was all.
         if not self.finishing:
             self.request.cancel("disconnected")
+
+    def peer_vanished(self) -> None:
+        """The server found nobody to send to, before it told us: by then all may have been sent."""
+        if self.finishing:
+            self.finished = True
+        else:
+            self.request.reason = self.request.reason or "disconnected"
 
     async def watch_peer(self) -> None:
         """Asks ``receive``, for servers that tell of a disconnect in no other way: once the body has been taken."""
@@ -107,12 +119,20 @@ class Exchange:
         announced = self.given.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._limit:
             raise self._too_large()
-        message = await self._receive()
+        if self._has_all:
+            return await self._receive()
+        # While we wait for the client, the stall limit counts; then time starts anew.
+        self.request.begin_moving()
+        try:
+            message = await self._receive()
+        finally:
+            self.request.end_moving()
+        self._has_all = not message.get("more_body", False)
         if message["type"] == "http.request":
             self.taken += len(message.get("body", b""))
             if self.taken > self._limit:
                 raise self._too_large()
-            if self.whole is not None and not message.get("more_body", False):
+            if self.whole is not None and self._has_all:
                 self.whole.set()
         return message
 
@@ -147,12 +167,14 @@ class Exchange:
         if kind == "http.response.body":
             size = len(message.get("body", b""))
         elif kind == ZERO_COPY:
-            size = message["count"]
+            size = int(message["count"])
         else:  # trailers
             size, last = 0, not message.get("more_trailers", False)
-        if self.scope["method"] != "HEAD":  # whose body the server drops
-            self.body_bytes += size
-        whole = last or self.body_bytes == self._length()
+        # Of a HEAD the server drops the body; what the kernel sends counts when it is sent.
+        total: int = self.body_bytes + (0 if self.scope["method"] == "HEAD" else size)
+        if kind != ZERO_COPY:
+            self.body_bytes = total
+        whole = last or total == self._length()
         self.finishing = whole and self.peer is None  # a peer of ours tells only while it has not got all of it
         if last and not size and head is None:
             # Only the end is left to say.
@@ -163,6 +185,7 @@ class Exchange:
         if head is None:
             request.begin_moving()
         await self._send(message)
+        self.body_bytes = total
         self.finishing = whole
         self.finished = last
         if not last:
@@ -279,7 +302,10 @@ class SocketExchange(Exchange):
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
-        head = {"type": "websocket.http.response.start", "status": document.status, "headers": _fields(document)}
+        headers = [*_fields(document), *self._headers(), (b"connection", b"close")]
+        head = {"type": "websocket.http.response.start", "status": document.status, "headers": headers}
+        self._first_byte = trio.current_time()
+        self.body_bytes = len(document.body)
         with suppress(Disconnected):
             await self.send(head)
             await self.send({"type": "websocket.http.response.body", "body": document.body, "more_body": False})

@@ -10,7 +10,9 @@ from typing import NoReturn
 
 from quart import Quart
 
+from app.errors import NotFound
 from app.http.answers import Answer, FilePart, ShortRoute
+from app.storage.open_files import BlobTruncated
 from app.wire.asgi import WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
@@ -22,20 +24,28 @@ class ShortWay:
 
     def __init__(self, app: AsgiApp, routes: Sequence[ShortRoute]) -> None:
         self._app = app
-        self._routes = {route.prefix.encode(): route for route in routes}
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
-            raw_path = scope["raw_path"]
-            end = raw_path.rfind(b"/") + 1
-            route = self._routes.get(raw_path[:end])
-            if route is not None and len(raw_path) > end:
-                # A %2F is part of the parameter, a slash is not.
-                parameter = scope["path"][len(route.prefix) :]
-                answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
-                await _send(scope, send, answer)
-                return
+            for route in self._routes:
+                parameter = _parameter(scope, route)
+                if parameter:
+                    answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
+                    await _send(scope, send, answer)
+                    return
+        if scope["type"] == "http" and scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
+            await send({"type": WHOLE, "status": 204, "headers": [], "body": b""})
+            return
         await self._app(scope, receive, send)
+
+
+def _parameter(scope: Scope, route: ShortRoute) -> str | None:
+    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not."""
+    path: str = scope["path"]
+    if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.prefix.count("/"):
+        return path[len(route.prefix) :]
+    return None
 
 
 def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
@@ -43,7 +53,7 @@ def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
     for route in routes:
 
         async def answered_before(**_: str) -> NoReturn:
-            raise AssertionError("a short route is answered in front of Quart")
+            raise NotFound("there is nothing at that path")  # one that only looks like the route once it is decoded
 
         answered_before.__doc__ = route.meaning
         rule = f"{route.prefix}<{route.parameter}>"
@@ -86,10 +96,14 @@ async def _send_large(scope: Scope, send: Send, head: Message, part: FilePart) -
     if ZERO_COPY in scope["extensions"]:
         await send(head)
         size = part.stop - part.start
-        await send({"type": ZERO_COPY, "file": part.file.descriptor, "offset": part.start, "count": size})
+        try:
+            await send({"type": ZERO_COPY, "file": part.file.descriptor, "offset": part.start, "count": size})
+        except EOFError as error:
+            raise BlobTruncated("the file became shorter while it was sent") from error
         return
+    left = part.stop - part.start
     async with part.file.chunks(part.start, part.stop) as chunks:
         await send(head)
         async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            left -= len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})

@@ -38,12 +38,24 @@ class Connections:
         self.limit = limit
         self.readiness = Readiness()
         self.closing = False
+        self._handshakes: set[trio.CancelScope] = set()
         self.count = 0
         self.open: set[Connection] = set()
         # Of the connections that speak another protocol.
         self.others: set[trio.CancelScope] = set()
         self.idle: Timeouts[Connection] = Timeouts(settings.idle_timeout, Connection.stop)
         self.heads: Timeouts[Connection] = Timeouts(settings.header_timeout, Connection.give_up_head)
+
+    @contextmanager
+    def shaking_hands(self, scope: trio.CancelScope) -> Generator[None]:
+        """A connection that is not yet one of ``open``: ``scope`` is cancelled by `finish`."""
+        self._handshakes.add(scope)
+        if self.closing:
+            scope.cancel()
+        try:
+            yield
+        finally:
+            self._handshakes.remove(scope)
 
     @contextmanager
     def counted(self) -> Generator[bool]:
@@ -66,6 +78,8 @@ class Connections:
         self.closing = True
         for connection in self.open:
             connection.stop()
+        for scope in self._handshakes:
+            scope.cancel()
 
     def cut_others(self) -> None:
         """Connections of other protocols end now."""

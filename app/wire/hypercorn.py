@@ -239,6 +239,8 @@ async def _serve(
         if connections is not None:
             nursery.start_soon(connections.run)
             nursery.start_soon(_cut_others, drain.gate, connections)
+        else:
+            nursery.start_soon(_end_hard, drain.gate)
         if trigger is not None:
             nursery.start_soon(drain_after, trigger, drain.gate)
             nursery.start_soon(refuse_when_all_end, stopped, trigger, listening)
@@ -255,6 +257,14 @@ async def _cut_others(gate: DrainGate, connections: Connections) -> None:
     connections.cut_others()
 
 
+async def _end_hard(gate: DrainGate) -> None:
+    """Hypercorn as it comes waits for a client that does not read for as long as that likes."""
+    await gate.wait_cut()
+    await trio.sleep(_LAST_WORDS_SECONDS)
+    _log.warning("ended with clients that do not read")
+    os._exit(0)
+
+
 class _WatchedApp:
     """The application; when it cannot start, Hypercorn ends here and now, else it would say that it is running."""
 
@@ -267,7 +277,17 @@ class _WatchedApp:
         self.scope: trio.CancelScope | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
-        await self._app(scope, receive, partial(self._send, send) if scope["type"] == "lifespan" else send, *spawners)
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send, *spawners)
+            return
+        try:
+            await self._app(scope, receive, partial(self._send, send), *spawners)
+        except Exception:
+            if self.up.is_set() and self.scope is not None:  # the rooms are gone: nobody is left to serve
+                _log.exception("the application ended by itself")
+                self.failed = True
+                self.scope.cancel()
+            raise
 
     async def _send(self, send: Any, message: Message) -> None:
         if message["type"] == "lifespan.startup.failed" and self.scope is not None:
@@ -323,6 +343,7 @@ class _Connection(TCPServer):
         stream: Any = self.stream
         if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + _OTHER_DESCRIPTORS // 2:
             return
+        _log.info("connection refused", limit=self.shared.limit)
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
         os.write(self._socket.fileno(), refusal(error, secrets.token_hex(8)))
         self._socket.shutdown(trio.socket.SHUT_WR)
@@ -336,10 +357,12 @@ class _Connection(TCPServer):
         secure = isinstance(stream, trio.SSLStream)
         alpn = None
         if secure:
-            try:
-                with trio.fail_after(self.config.ssl_handshake_timeout):
+            with trio.move_on_after(self.config.ssl_handshake_timeout) as handshake, shared.shaking_hands(handshake):
+                try:
                     await stream.do_handshake()
-            except (trio.BrokenResourceError, trio.TooSlowError):
+                except trio.BrokenResourceError:
+                    return
+            if handshake.cancelled_caught:
                 return
             alpn = stream.selected_alpn_protocol()
         client = _parse_socket_addr(self._socket.family, self._socket.getpeername())
@@ -612,7 +635,10 @@ class _Mailbox:
 
     @property
     def _answered(self) -> bool:
-        return cast("Any", self._send).__self__.state in _ENDED
+        """Whether all of the answer has been handed to the system, whether its application knows that or not."""
+        protocol = self._protocol
+        sent = isinstance(protocol, _Http2) and protocol.has_sent_all(self._stream_id)
+        return sent or cast("Any", self._send).__self__.state in _ENDED
 
     @property
     def _protocol(self) -> Any:
@@ -802,6 +828,11 @@ class _Http2(H2Protocol):
         with suppress(h2.exceptions.ProtocolError):
             self.connection.close_connection(code)
             await self._flush()
+
+    def has_sent_all(self, stream_id: int) -> bool:
+        """Of a stream that was begun."""
+        buffer = self.stream_buffers.get(stream_id)
+        return buffer is None or buffer.complete
 
     async def give_credit(self, stream_id: int, size: int) -> None:
         """The application of that stream has taken ``size`` bytes of its body."""

@@ -144,7 +144,7 @@ class PlainTransport:
             start, count = start + sent, count - sent
 
     def cork(self, *, on: bool) -> None:
-        if self._descriptor >= 0:
+        with suppress(OSError, trio.ClosedResourceError):  # a socket of the file system knows no packets
             self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     async def end(self) -> None:

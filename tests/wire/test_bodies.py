@@ -337,6 +337,23 @@ async def test_100_is_said_when_the_body_is_asked_for(tls: bool) -> None:
             assert not answered.closes
 
 
+async def test_100_is_not_said_once_the_answer_has_begun() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        await part(send, b"begun ")
+        await end(send, await read_body(receive))
+
+    async with open_server(app) as server, server.connect() as client:
+        await client.send(post(b"", b"Expect: 100-continue", length=4))
+        received = await client.receive()
+        while b"begun" not in received:
+            received += await client.receive()
+        await client.send(b"body")
+        while b"body" not in received:
+            received += await client.receive()
+    assert b" 100 " not in received
+
+
 @over_both
 async def test_100_is_not_said_where_the_body_is_there_already(tls: bool) -> None:
     async with open_server(echo, tls=tls) as server, server.connect() as client:
