@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from hypercorn.config import Config
 
 from app.flow.drain import DrainGate
 from app.settings import load_settings
-from app.wire.asgi import PEER, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import PEER, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 from app.wire.connection import Connections
 from app.wire.drain import Drain
 from app.wire.hypercorn import hypercorn_values, serve
@@ -75,6 +75,11 @@ async def end(send: Send, data: bytes = b"") -> None:
 async def answer(send: Send, data: bytes = b"", *fields: tuple[bytes, bytes], status: int = 200) -> None:
     await start(send, *fields, status=status)
     await end(send, data)
+
+
+async def send_file(send: Send, path: Path, offset: int, count: int, **more: Any) -> None:
+    with path.open("rb") as opened:
+        await send({"type": ZERO_COPY, "file": opened, "offset": offset, "count": count, **more})
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -236,6 +241,19 @@ class Client:
             self.raw.socket.shutdown(socket.SHUT_WR)
         else:
             self.raw.socket.close()
+
+
+async def push(client: Client, sent: list[int]) -> None:
+    """Sends for as long as it can; ``sent`` grows with what has left this process."""
+    piece = bytes(65_536)
+    if isinstance(client.stream, trio.SSLStream):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while True:
+                await client.stream.send_all(piece)
+                sent.append(len(piece))
+    with suppress(OSError):
+        while True:
+            sent.append(await client.raw.socket.send(piece))
 
 
 def _answer(
