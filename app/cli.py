@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -132,7 +133,7 @@ def _add(settings: Settings, parsed: argparse.Namespace) -> None:
         tag = entity_tag(entry.digest or "", entry.media_type or "")
         print(f"{entry.user_id}: version {entry.version}, {entry.size} bytes, {entry.media_type}, ETag {tag}")
 
-    trio.run(add)
+    _run(add)
 
 
 def _demo(settings: Settings, parsed: argparse.Namespace) -> None:
@@ -148,7 +149,7 @@ def _demo(settings: Settings, parsed: argparse.Namespace) -> None:
                         known = await house.reports.store(report.user_id, source, report.media_type, name="", head=b"")
                 print(f"{known.user_id}: {known.size} bytes, {known.media_type}")
 
-    trio.run(load)
+    _run(load)
 
 
 def _check(settings: Settings, _: argparse.Namespace) -> None:
@@ -178,9 +179,34 @@ def _check(settings: Settings, _: argparse.Namespace) -> None:
         await examine("database", database)
         await examine("reports", reports)
 
-    trio.run(examine_all)
+    _run(examine_all)
     if mistakes:
         raise StartError(*mistakes)
+
+
+def _run(command: Callable[[], Awaitable[None]]) -> None:
+    """``command()`` to its end, or cancelled by Ctrl-C or SIGTERM, which is then raised as KeyboardInterrupt.
+
+    (Python's own way raises it between any two instructions, also where a scope has just been entered.)
+    """
+
+    async def run() -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_wait_for_signal, signals, nursery.cancel_scope)
+                await command()
+                nursery.cancel_scope.cancel()
+
+    async def _wait_for_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        nonlocal interrupted
+        async for _ in signals:
+            interrupted = True
+            scope.cancel()
+
+    interrupted = False
+    trio.run(run, restrict_keyboard_interrupt_to_checkpoints=True)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ class SluiceProcess:
 
     def log(self) -> list[dict[str, Any]]:
         """Its lines as JSON; a line that is none fails the test, for nothing else may be on standard error."""
-        return [json.loads(line) for line in self.stderr().splitlines()]
+        whole, _, _ = self.stderr().rpartition("\n")  # behind it is what is just being written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log() if line["event"] == event]
