@@ -28,7 +28,7 @@ class Sluice(Peer):
         return [*processes.HYPERCORN[:-1], "-w", "1", self.app]
 
     def environment(self, port: int) -> dict[str, str]:
-        given = {"PORT": str(port), "SLUICEIO_THREADS": IO_THREADS}
+        given = {"PORT": str(port), "SLUICE_IO_THREADS": IO_THREADS}
         return processes.command_environment(self.folder, given | self._database())
 
     def _database(self) -> dict[str, str]:

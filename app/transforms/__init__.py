@@ -1,0 +1,1 @@
+"""Transforms: steps that turn bytes into other bytes as they come, and pipelines of them."""
