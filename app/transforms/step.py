@@ -47,7 +47,7 @@ class Transformer(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether nothing of what may still come matters: what is fed from then on is ignored, and ``finish`` is due."""
+        """Whether nothing of what may still come matters: what is fed from then on is ignored, ``finish`` is due."""
         ...
 
     def feed(self, piece: bytes) -> Iterable[bytes]:
