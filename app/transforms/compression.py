@@ -12,9 +12,10 @@ from functools import partial
 from typing import Protocol
 
 from app.transforms.arguments import parse_level, without_arguments
-from app.transforms.decompression import Gunzip, Unzstd
+from app.transforms.gunzip import Gunzip
 from app.transforms.pieces import cut
 from app.transforms.step import Kind, Step, Transformer
+from app.transforms.unzstd import Unzstd
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.transforms import decompression
+from app.transforms import unzstd
 from app.transforms.compression import compression_steps, decoder
 from app.transforms.step import PIECE_BYTES, BadArguments, Kind, Step
 from tests.transforms.streams import cuts, every, result
 
-zstd = decompression.zstd
+zstd = unzstd.zstd
 STEPS: dict[str, Step] = {step.name: step for step in compression_steps(200)}
 UNDO = {"gzip": gzip.decompress, "zstd": zstd.decompress}
 LEVELS = [("gzip", None), ("gzip", "1"), ("gzip", "9"), ("zstd", None), ("zstd", "1"), ("zstd", "19")]

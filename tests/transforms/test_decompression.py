@@ -16,13 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import ExpansionTooLarge
-from app.transforms import decompression
+from app.transforms import unzstd
 from app.transforms.compression import decoder
 from app.transforms.decompression import FREE_EXPANSION_BYTES, Decompressor
 from app.transforms.step import PIECE_BYTES, Malformed
 from tests.transforms.streams import cuts, every, result, run
 
-zstd = decompression.zstd
+zstd = unzstd.zstd
 deterministic = settings(derandomize=True, deadline=None, max_examples=150)
 
 TEXT = b"Sing, O goddess, the anger of Achilles son of Peleus, that brought countless ills upon the Achaeans."
