@@ -81,6 +81,12 @@ class BodyTooLarge(SluiceError):
     name, status, title = "body-too-large", 413, "Body too large"
 
 
+class ExpansionTooLarge(SluiceError):
+    """What was sent compressed is too much when it is not."""
+
+    name, status, title = "expansion-too-large", 413, "Expansion too large"
+
+
 class TargetTooLong(SluiceError):
     name, status, title = "target-too-long", 414, "Request target too long"
 
