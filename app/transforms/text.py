@@ -14,7 +14,7 @@ from io import StringIO
 from typing import Literal
 
 from app.transforms.arguments import without_arguments
-from app.transforms.pieces import cut, even
+from app.transforms.pieces import cut, in_pieces
 from app.transforms.step import Kind, Malformed, Step
 
 LOOK_AHEAD_BYTES = 64 * 1024
@@ -73,7 +73,7 @@ class ChangeCase:
         return self._pieces(b"", final=True)
 
     def _pieces(self, part: bytes, *, final: bool) -> Iterator[bytes]:
-        yield from even(self._change(self._utf8.decode(part, final=final), final).encode())
+        yield from in_pieces(self._change(self._utf8.decode(part, final=final), final).encode())
 
 
 def _upper(text: str, _final: bool) -> str:
