@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
+import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import trio
 from hypercorn.config import Config
+from tqdm import tqdm
 
 from app import __version__
 from app.compose import build_server, open_database, open_house
@@ -25,6 +29,9 @@ from app.settings import Settings, describe, load_settings, parse_bytes
 from app.storage.blobs import open_blobs
 from app.storage.schema import check_schema
 from app.telemetry.logs import configure_logs
+from app.transforms.files import read_file, replacing, write_file
+from app.transforms.plan import Content
+from app.transforms.service import Outcome, open_transforms
 from app.web.faults import real_errors, start_errors
 from app.wire.drain import Drain
 from app.wire.hypercorn import hypercorn_values, serve
@@ -86,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("user", metavar="USER")
     add.add_argument("file", metavar="FILE", type=Path)
     add.add_argument("--type", metavar="T", type=_media_type, help="its media type; by default what its name says")
+    transform = command("transform", _transform, "run a file through steps; OUT is replaced only by what is complete")
+    transform.add_argument("source", metavar="IN", help="the file to read; - for standard input")
+    transform.add_argument("target", metavar="OUT", help="the file to write; - for standard output")
+    transform.add_argument(
+        "--step", metavar="S", action="append", required=True, help="NAME or NAME:ARGUMENTS; repeated, in order"
+    )
     command("check", _check, "validate settings, database and storage, and say in words what is wrong")
     return parser
 
@@ -152,6 +165,28 @@ def _demo(settings: Settings, parsed: argparse.Namespace) -> None:
     _run(load)
 
 
+def _transform(settings: Settings, parsed: argparse.Namespace) -> None:
+    outcome = Outcome()
+
+    async def transform() -> None:
+        threads = ThreadPool("files", 2)
+        async with open_transforms(settings) as transforms, AsyncExitStack() as stack:
+            plan = transforms.plan(parsed.step, Content.of(None))
+            source = stack.enter_context(_opened(parsed.source))
+            target = stack.enter_context(_standard(1) if parsed.target == "-" else replacing(Path(parsed.target)))
+            bar = stack.enter_context(_progress(source))
+            blocks = read_file(source, threads, bar.update)
+            chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome))
+            await write_file(target, chunks, threads)
+
+    try:
+        _run(transform)
+    except OSError as error:
+        raise StartError(f"{error.filename or parsed.target}: {error.strerror or error}") from error
+    for digest in outcome.digests:
+        print(f"sha256 {digest.hex()}", file=sys.stderr if parsed.target == "-" else sys.stdout)
+
+
 def _check(settings: Settings, _: argparse.Namespace) -> None:
     print("\n".join(describe(settings)))
     mistakes: list[str] = []
@@ -194,7 +229,11 @@ def _run(command: Callable[[], Awaitable[None]]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_for_signal, signals, nursery.cancel_scope)
-                await command()
+                try:
+                    await command()
+                except Exception as error:
+                    nonlocal failure
+                    failure = error
                 nursery.cancel_scope.cancel()
 
     async def _wait_for_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -204,9 +243,28 @@ def _run(command: Callable[[], Awaitable[None]]) -> None:
             scope.cancel()
 
     interrupted = False
+    failure: Exception | None = None
     trio.run(run, restrict_keyboard_interrupt_to_checkpoints=True)
     if interrupted:
         raise KeyboardInterrupt
+    if failure is not None:
+        raise failure
+
+
+def _standard(descriptor: int) -> BinaryIO:
+    """Standard input or output, as the unbuffered file that it is."""
+    return cast("BinaryIO", open(descriptor, "rb" if descriptor == 0 else "wb", buffering=0, closefd=False))
+
+
+def _opened(name: str) -> BinaryIO:
+    return _standard(0) if name == "-" else cast("BinaryIO", Path(name).open("rb", buffering=0))
+
+
+def _progress(source: BinaryIO) -> tqdm[Any]:
+    """A bar with the rate of what is read, on a terminal; elsewhere nothing."""
+    status = os.fstat(source.fileno())
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, disable=None, dynamic_ncols=True)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from app.storage.database import Database
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
+from app.transforms.routes import transforms_blueprint
+from app.transforms.service import Transforms, open_transforms
 from app.web.application import build_application
 from app.web.health import health_blueprint
 from app.web.index import index_blueprint
@@ -34,6 +36,7 @@ class House:
     database: Database
     blobs: LocalBlobs
     reports: Reports
+    transforms: Transforms
 
 
 @asynccontextmanager
@@ -47,9 +50,9 @@ async def open_house(settings: Settings) -> AsyncGenerator[House]:
     blobs = await open_blobs(settings.reports.directory, ThreadPool("files", settings.threads.io))
     async with open_database(settings) as database:
         await check_schema(database)
-        async with open_catalogue(database) as catalogue:
+        async with open_catalogue(database) as catalogue, open_transforms(settings) as transforms:
             try:
-                yield House(database, blobs, Reports(catalogue, blobs))
+                yield House(database, blobs, Reports(catalogue, blobs), transforms)
             finally:
                 blobs.close()
 
@@ -66,7 +69,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
     """The HTTP application over an open house."""
     async with open_house(settings) as house:
         checks = {"database": house.database.ping, "reports": house.blobs.probe}
-        blueprints = [index_blueprint(), health_blueprint(checks, gate)]
+        blueprints = [index_blueprint(), health_blueprint(checks, gate), transforms_blueprint(house.transforms)]
         yield build_application(blueprints, [report_route(house.reports)], settings.server)
 
 

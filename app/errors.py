@@ -91,6 +91,10 @@ class TargetTooLong(SluiceError):
     name, status, title = "target-too-long", 414, "Request target too long"
 
 
+class UnsupportedContentEncoding(SluiceError):
+    name, status, title = "unsupported-content-encoding", 415, "Unsupported content encoding"
+
+
 class RangeNotSatisfiable(SluiceError):
     name, status, title = "range-not-satisfiable", 416, "Range not satisfiable"
 

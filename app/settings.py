@@ -81,6 +81,20 @@ class ThreadSettings:
 
 
 @dataclass(frozen=True)
+class ComputeSettings:
+    """Worker processes for what takes a processor, at most; None: one less than there are processors, at least one."""
+
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class TransformSettings:
+    """max_expansion: how many times as much as it took a decompression may give, beyond its first 10 MiB."""
+
+    max_expansion: float
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one process of Sluice runs on; each room gets its own part."""
 
@@ -88,6 +102,8 @@ class Settings:
     database: DatabaseSettings
     reports: ReportsSettings
     threads: ThreadSettings
+    compute: ComputeSettings
+    transforms: TransformSettings
 
 
 @dataclass(frozen=True)
@@ -119,6 +135,8 @@ VARIABLES: tuple[Variable, ...] = (
         "8",
         alias="UV_THREADPOOL_SIZE",
     ),
+    Variable("SLUICE_COMPUTE_WORKERS", "worker processes at most; by default one less than usable processors", ""),
+    Variable("SLUICE_MAX_EXPANSION", "times that a decompression may give what it took, beyond 10 MiB", "200"),
     Variable("SLUICE_WIRE", "who serves HTTP/1.1: `sluice`, or `stock` for Hypercorn as it comes", "sluice"),
     Variable("SLUICE_MAX_CONNECTIONS", "client connections of a worker process at most; past it 503", "10000"),
     Variable("SLUICE_MAX_HEAD_SIZE", "a request's head, its request line included", "32KiB"),
@@ -215,6 +233,10 @@ class _Reader:
             database=self._database(data),
             reports=ReportsSettings(directory=Path(reports) if reports else data / "reports"),
             threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 1024)),
+            compute=ComputeSettings(
+                self._whole("SLUICE_COMPUTE_WORKERS", 1, 1024) if "SLUICE_COMPUTE_WORKERS" in self._given else None
+            ),
+            transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
         )
         if self._mistakes:
             raise StartError(*self._mistakes)
@@ -263,6 +285,13 @@ class _Reader:
         if _WHOLE.fullmatch(text) and least <= int(text) <= most:
             return int(text)
         return self._refuse(name, text, f"a whole number from {least} to {most}", least)
+
+    def _number(self, name: str, least: float, most: float) -> float:
+        name, text = self._named(name)
+        number = _quantity(text, {"": 1.0})
+        if number is not None and least <= number <= most:
+            return number
+        return self._refuse(name, text, f"a number from {least:g} to {most:g}", least)
 
     def _one_of(self, name: str, *allowed: str) -> str:
         name, text = self._named(name)

@@ -118,10 +118,16 @@ class Reader(AsyncIterator[bytes]):
             if state.error is not None:
                 raise state.error from None
             raise StopAsyncIteration from None
-        state.buffered -= len(chunk)
-        state.passed += len(chunk)
-        state.room.unpark()
-        return chunk
+        return self._passed(chunk)
+
+    async def take(self, most: int) -> bytes:
+        """A chunk, and what else is there already, up to about ``most`` bytes; nothing at the end. Else as above."""
+        taken = [await anext(self, b"")]
+        size = len(taken[0])
+        while self._state.buffered and size < most:
+            taken.append(self._passed(self._state.receive.receive_nowait()))
+            size += len(taken[-1])
+        return taken[0] if len(taken) == 1 else b"".join(taken)
 
     def close(self) -> None:
         """Nothing more is wanted: what is held is dropped, and the writer gets ReaderGone. Idempotent."""
@@ -133,6 +139,13 @@ class Reader(AsyncIterator[bytes]):
 
     def statistics(self) -> ChannelStatistics:
         return _statistics(self._state)
+
+    def _passed(self, chunk: bytes) -> bytes:
+        state = self._state
+        state.buffered -= len(chunk)
+        state.passed += len(chunk)
+        state.room.unpark()
+        return chunk
 
     def __enter__(self) -> Reader:
         return self

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import trio
 
@@ -109,7 +108,7 @@ class _Run:
 async def _pour(source: AsyncIterable[bytes], _: Reader, writer: Writer) -> None:
     """An iterable as the first stage."""
     async with AsyncExitStack() as stack:
-        if isinstance(source, AsyncGenerator):
-            stack.push_async_callback(cast("AsyncGenerator[bytes, Any]", source).aclose)
+        if (aclose := getattr(source, "aclose", None)) is not None:
+            stack.push_async_callback(aclose)
         async for chunk in source:
             await writer.send(chunk)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import trio
@@ -16,6 +19,18 @@ from app.flow.parents import watch_parent
 # An idle process ends as soon as it is told; one that does not is killed after this.
 _END_SECONDS = 2.0
 _untyped: Any = trio_parallel
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use: by its affinity, and by the quota of its control group."""
+    cpus = len(os.sched_getaffinity(0))
+    for path in (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")):
+        with suppress(OSError, ValueError):
+            quota, *period = path.read_text().split()
+            of = int(period[0] if period else path.with_name("cpu.cfs_period_us").read_text())
+            if int(quota) > 0:  # "max" and -1: none
+                cpus = min(cpus, max(1, math.ceil(int(quota) / of)))
+    return cpus
 
 
 class ProcessDied(Exception):

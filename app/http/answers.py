@@ -31,12 +31,24 @@ class FilePart:
 
 
 @dataclass(slots=True)
+class Streamed:
+    """A body that is made while it is sent.
+
+    chunks: opened when it is sent, and closed however that ends. An error before the first chunk is still answered as
+    one; after it, the answer is cut. trailers: called at the end, for clients that take trailers.
+    """
+
+    chunks: AbstractAsyncContextManager[AsyncIterator[bytes]]
+    trailers: Callable[[], Fields] | None = None
+
+
+@dataclass(slots=True)
 class Answer:
     """headers: names in lower case, without ``Content-Length``, which follows from the body."""
 
     status: int
     headers: Fields
-    body: bytes | FilePart = b""
+    body: bytes | FilePart | Streamed = b""
 
 
 type Handler = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]

@@ -45,6 +45,7 @@ class Exchange:
         "_limit",
         "_receive",
         "_send",
+        "_trailers_follow",
         "body_bytes",
         "borrows",
         "finished",
@@ -91,6 +92,7 @@ class Exchange:
         self._headers_sent: list[tuple[bytes, bytes]] = []
         self._head: Message | None = None
         self._has_all = False
+        self._trailers_follow = False
 
     def peer_left(self) -> None:
         # A client that has all that was announced may leave before we have said that this was all.
@@ -163,7 +165,7 @@ class Exchange:
             self._complete(head)
             request.begin_moving()
             await self._send(head)
-        last = not message.get("more_body", False)
+        last = not message.get("more_body", False) and not self._trailers_follow
         if kind == "http.response.body":
             size = len(message.get("body", b""))
         elif kind == ZERO_COPY:
@@ -213,6 +215,7 @@ class Exchange:
     def _complete(self, head: Message) -> None:
         self.status = head["status"]
         self.started = True
+        self._trailers_follow = head.get("trailers", False)
         self._first_byte = trio.current_time()
         self._headers_sent = head["headers"] = [*head["headers"], *self._headers()]
 
@@ -260,6 +263,8 @@ class Exchange:
     def outcome(self, error: SluiceError | None) -> Outcome:
         """How it ended; ``error``: what it was answered with, if that is what it was."""
         if not self.finished:
+            if self.request.ended_by is None and error is not None and error.status < 500:
+                return "client_error"  # what came late was not what the route reads: its answer is cut
             return self.request.ended_by or "error"
         status = self.status or 0
         match error:

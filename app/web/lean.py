@@ -26,8 +26,10 @@ from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter
 
 from app.errors import NotFound
+from app.http.answers import Answer
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
-from app.wire.asgi import WHOLE, Receive, Send
+from app.web.short_way import send_answer
+from app.wire.asgi import WHOLE, Receive, Scope, Send
 
 # Paths and methods whose routes are remembered.
 _MOST_FOUND = 1024
@@ -43,6 +45,9 @@ class Connection(TrioASGIHTTPConnection):
         most = cast("int", self.app.config["MAX_CONTENT_LENGTH"])
         request.body = cast("Any", PulledBody(cast("Receive", receive), most))
         response = await self.app.handle_request(request)
+        if isinstance(response, Answer):
+            await send_answer(cast("Scope", self.scope), cast("Send", send), response)
+            return
         body = getattr(response, "response", None)
         if isinstance(body, DataBody):
             headers = encode_headers(response.headers)
@@ -165,6 +170,8 @@ class LeanQuart(QuartTrio):
         return await self.finalize_request(*context, await self.dispatch_request(*context))
 
     async def finalize_request(self, *arguments: Any, **options: Any) -> ResponseTypes:
+        if isinstance(arguments[-1], Answer):  # which needs nothing of what Quart does with other results
+            return cast("ResponseTypes", arguments[-1])
         if request_finished.receivers:
             return await super().finalize_request(*arguments, **options)
         *context, result = arguments

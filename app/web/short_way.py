@@ -11,9 +11,9 @@ from typing import NoReturn
 from quart import Quart
 
 from app.errors import NotFound
-from app.http.answers import Answer, FilePart, ShortRoute
+from app.http.answers import Answer, FilePart, ShortRoute, Streamed
 from app.storage.open_files import BlobTruncated
-from app.wire.asgi import WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
@@ -32,7 +32,7 @@ class ShortWay:
                 parameter = _parameter(scope, route)
                 if parameter:
                     answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
-                    await _send(scope, send, answer)
+                    await send_answer(scope, send, answer)
                     return
         if scope["type"] == "http" and scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
             await send({"type": WHOLE, "status": 204, "headers": [], "body": b""})
@@ -69,8 +69,12 @@ def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
     return fields
 
 
-async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
+    """Sends ``answer``, and closes what it holds."""
     part = answer.body
+    if isinstance(part, Streamed):
+        await _send_streamed(scope, send, answer, part)
+        return
     if not isinstance(part, FilePart):
         await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
         return
@@ -90,6 +94,22 @@ async def _send(scope: Scope, send: Send, answer: Answer) -> None:
             )
     finally:
         file.close()
+
+
+async def _send_streamed(scope: Scope, send: Send, answer: Answer, body: Streamed) -> None:
+    if scope["method"] == "HEAD":
+        await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": b""})
+        return
+    trailers = body.trailers if TRAILERS in scope["extensions"] else None
+    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+    async with body.chunks as chunks:
+        await send(head if trailers is None else {**head, "trailers": True})
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    # Only now: whoever makes the chunks may fail also when the last one has been taken.
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    if trailers is not None:
+        await send({"type": TRAILERS, "headers": trailers(), "more_trailers": False})
 
 
 async def _send_large(scope: Scope, send: Send, head: Message, part: FilePart) -> None:

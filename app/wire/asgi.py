@@ -20,6 +20,9 @@ WHOLE = "sluice.response"
 ZERO_COPY = "http.response.zerocopysend"
 """ASGI's extension by which a server sends a part of a file by itself."""
 
+TRAILERS = "http.response.trailers"
+"""ASGI's extension by which fields follow the body; a server of ours offers it where the client takes them."""
+
 
 class Peer(Protocol):
     """Who asked, as its socket tells, whether anybody reads from it or not.

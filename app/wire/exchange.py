@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from app.errors import RequestTimeout
-from app.wire.asgi import PEER, WHOLE, ZERO_COPY, Message, Scope
+from app.wire.asgi import PEER, TRAILERS, WHOLE, ZERO_COPY, Message, Scope
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.response import CONTINUE, Buffer, Fields, Response
 from app.wire.transport import READ_BYTES, TURNS, Gone, Stalled, Transport
@@ -21,7 +21,6 @@ SPARE_BYTES = 64 * 1024
 # Of a body, in one write after which other tasks get their turn.
 _YIELD_BYTES = 64 * 1024
 _OFFERED: dict[str, Any] = {}
-_TRAILERS = "http.response.trailers"
 
 
 class Disconnected(OSError):
@@ -88,7 +87,7 @@ class Exchange:
         if self._transport.sends_files:
             extensions[ZERO_COPY] = _OFFERED
         if head.wants_trailers:
-            extensions[_TRAILERS] = _OFFERED
+            extensions[TRAILERS] = _OFFERED
         return {
             **base,
             "http_version": head.version,

@@ -16,7 +16,8 @@ from app.flow.threads import ThreadPool
 from app.wire.readiness import Readiness, Watched
 from app.wire.response import Buffer
 
-READ_BYTES = 64 * 1024
+# A little less than what malloc would ask the kernel for, and give back, each time.
+READ_BYTES = 128 * 1024 - 512
 # What a thread hands to the kernel at most before the event loop sees to cancellation and to the stall limit again.
 _PIECE_BYTES = 4 * 1024 * 1024
 # A TLS record holds this much; the stall limit asks for progress once a record.

@@ -28,7 +28,7 @@ from tests.faults.traffic import wait_until
 from tests.mariadb import MariaDb, environment
 from tests.processes import SluiceProcess, run, running
 
-_ROUTES = {"/", "/api/report/{user_id}", "/healthz", "/readyz"}
+_ROUTES = {"/", "/api/report/{user_id}", "/api/transform", "/api/transform/steps", "/healthz", "/readyz"}
 _PATHS = ["/", "/healthz", "/readyz", "/api/report/test-user"]
 _BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 

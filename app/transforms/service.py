@@ -1,0 +1,262 @@
+"""Plans, run: each group of steps is a stage of a pipeline, in the place where it does not hold up the event loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from typing import Protocol
+
+import trio
+
+from app.errors import UnsupportedContentEncoding
+from app.flow.channels import Reader, Writer
+from app.flow.pipelines import Stage, open_pipeline
+from app.flow.processes import ProcessPool, open_processes, usable_cpus
+from app.flow.threads import ThreadPool
+from app.settings import Settings
+from app.transforms.chain import Progress, advance, feed, finish, is_done
+from app.transforms.compression import decoder
+from app.transforms.digests import Sha256
+from app.transforms.plan import Content, Plan, make_plan
+from app.transforms.registry import steps_by_name
+from app.transforms.step import Place, Step, Transformer
+
+# What a stage takes on the loop at once; and in all, before it goes to a thread or a process for what follows.
+_LOOP_SLICE_BYTES = 128 * 1024
+_SMALL_BYTES = 16 * 1024
+# The most that is worked on elsewhere in one go.
+_GO_BYTES = 256 * 1024
+# Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
+_GO_PIECES = 4
+# An answer begins when this much of it is there, or all, or when its source keeps us waiting for this long: until then
+# an error can still be told.
+_HELD_BYTES = 64 * 1024
+_HELD_SECONDS = 0.05
+
+
+@asynccontextmanager
+async def open_transforms(settings: Settings) -> AsyncGenerator[Transforms]:
+    """All the steps, and the threads and processes that they run in."""
+    size = settings.compute.workers or max(1, usable_cpus() - 1)
+    async with open_processes("transforms", size) as processes:
+        most = settings.transforms.max_expansion
+        yield Transforms(steps_by_name(most), ThreadPool("transforms", settings.threads.io), processes, most)
+
+
+@dataclass
+class Outcome:
+    """What is known of a run at its end. taken, given: bytes so far. digests: of its ``sha256`` steps, in order."""
+
+    taken: int = 0
+    given: int = 0
+    sha256: bytes | None = None
+    digests: Sequence[bytes] = ()
+
+
+class Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+class Transforms:
+    """Steps, and the places where they run.
+
+    registry: steps by name. threads: for libraries that release the interpreter's lock. processes: for steps that
+    are Python. max_expansion: see `app.transforms.compression`.
+    """
+
+    def __init__(
+        self, registry: Mapping[str, Step], threads: ThreadPool, processes: ProcessPool, max_expansion: float
+    ) -> None:
+        self.registry = registry
+        self._threads = threads
+        self._processes = processes
+        self._max_expansion = max_expansion
+
+    def plan(self, asked: Sequence[str], content: Content) -> Plan:
+        """*Errors*: BadStep."""
+        return make_plan(self.registry, asked, content)
+
+    def decoders(self, codings: Sequence[str]) -> list[Transformer]:
+        """What undoes ``codings``, which were applied in that order. *Errors*: UnsupportedContentEncoding."""
+        decoders: list[Transformer] = []
+        for coding in reversed(codings):
+            if (made := decoder(coding.strip().lower(), self._max_expansion)) is not None:
+                decoders.append(made)
+            elif coding.strip().lower() != "identity":
+                raise UnsupportedContentEncoding(
+                    f"the body's Content-Encoding {coding.strip()!r} is neither gzip nor zstd",
+                    headers={"accept-encoding": "gzip, zstd"},
+                )
+        return decoders
+
+    @asynccontextmanager
+    async def run(
+        self,
+        source: AsyncIterable[bytes],
+        plan: Plan,
+        outcome: Outcome | None = None,
+        *,
+        decoders: Sequence[Transformer] = (),
+        digest: bool = False,
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """What ``plan`` makes of ``source``, as it comes, for as long as the block lasts.
+
+        decoders: what the source goes through first. digest: whether ``outcome.sha256`` is to be that of what is given.
+
+        Bound: a channel (`app.flow.channels.CHANNEL_BYTES`) between stages, what each step says that it holds, and a
+        piece at each stage. *Cancellation*: leaving the block ends all of it. *Errors*: those of the source and the
+        steps: Malformed, ExpansionTooLarge; also in the middle.
+        """
+        outcome = outcome or Outcome()
+        watched = _Source(source, outcome)
+        groups = plan.groups()
+        stages = [self._stage(place, chain) for place, chain in groups]
+        if decoders:
+            stages.insert(0, self._stage("thread", decoders))
+        first: AsyncIterable[bytes] = watched
+        if not decoders and groups[0][0] == "loop":
+            # The task that waits for the source has time for it; one channel less.
+            first, stages = _on_loop(groups[0][1], watched), stages[1:]
+        hashing = sha256() if digest else None
+        async with (
+            _closing(source),
+            open_pipeline(first, *stages) as output,
+            aclosing(_held_back(aiter(output), watched)) as held,
+            aclosing(_counted(held, outcome, hashing)) as chunks,
+        ):
+            yield chunks
+        outcome.sha256 = hashing.digest() if hashing else None
+        outcome.digests = [one.digest for _, chain in groups for one in chain if isinstance(one, Sha256) and one.digest]
+
+    def _stage(self, place: Place, chain: Sequence[Transformer]) -> Stage:
+        match place:
+            case "loop":
+                return partial(_pass_on, chain)
+            case "thread":
+                return partial(self._in_threads, chain)
+            case "process":
+                return partial(self._in_processes, chain)
+
+    async def _in_threads(self, chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
+        seen = 0
+        while not is_done(chain) and (piece := await reader.take(_GO_BYTES)):
+            seen += len(piece)
+            await self._give(feed(chain, piece), writer, seen)
+        await self._give(finish(chain), writer, seen)
+
+    async def _give(self, pieces: Iterator[bytes], writer: Writer, seen: int) -> None:
+        if seen <= _SMALL_BYTES:
+            for piece in pieces:
+                await writer.send(piece)
+            return
+        more = True
+        while more:
+            given = await self._threads.run(lambda: list(islice(pieces, _GO_PIECES)))
+            for piece in given:
+                await writer.send(piece)
+            more = len(given) == _GO_PIECES
+
+    async def _in_processes(self, chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
+        seen = 0
+        progress = Progress(list(chain))
+        while not is_done(progress.chain) and (piece := await reader.take(_GO_BYTES)):
+            seen += len(piece)
+            if seen <= _SMALL_BYTES:
+                for given in feed(progress.chain, piece):
+                    await writer.send(given)
+            else:
+                progress = await self._go(progress, piece, writer)
+        if seen <= _SMALL_BYTES:
+            for given in finish(progress.chain):
+                await writer.send(given)
+        else:
+            await self._go(progress, b"", writer, last=True)
+
+    async def _go(self, progress: Progress, piece: bytes, writer: Writer, *, last: bool = False) -> Progress:
+        while True:
+            progress, given, taken = await self._processes.run(partial(advance, last=last), progress, piece)
+            for one in given:
+                await writer.send(one)
+            piece = piece[taken:]
+            if not piece:
+                return progress
+
+
+async def _on_loop(chain: Sequence[Transformer], pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    async for piece in pieces:
+        for start in range(0, len(piece), _LOOP_SLICE_BYTES):
+            if start:
+                await trio.lowlevel.checkpoint()
+            for given in feed(chain, piece[start : start + _LOOP_SLICE_BYTES]):
+                yield given
+        if is_done(chain):
+            break
+    for given in finish(chain):
+        yield given
+
+
+async def _pass_on(chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
+    async with aclosing(_on_loop(chain, reader)) as pieces:
+        async for piece in pieces:
+            await writer.send(piece)
+
+
+class _Source(AsyncIterator[bytes]):
+    """Counts what comes, and tells for how long nothing has."""
+
+    def __init__(self, chunks: AsyncIterable[bytes], outcome: Outcome) -> None:
+        self._iterator = aiter(chunks)
+        self._outcome = outcome
+        self._waits_since = math.inf
+
+    async def __anext__(self) -> bytes:
+        self._waits_since = trio.current_time()
+        try:
+            chunk = await anext(self._iterator)
+        finally:
+            self._waits_since = math.inf
+        self._outcome.taken += len(chunk)
+        return chunk
+
+    def keeps_waiting(self) -> bool:
+        return trio.current_time() - self._waits_since >= _HELD_SECONDS
+
+
+@asynccontextmanager
+async def _closing(source: AsyncIterable[bytes]) -> AsyncGenerator[None]:
+    """Closes what can be closed."""
+    try:
+        yield
+    finally:
+        if (aclose := getattr(source, "aclose", None)) is not None:
+            await aclose()
+
+
+async def _held_back(chunks: AsyncIterator[bytes], source: _Source) -> AsyncGenerator[bytes]:
+    """``chunks``, the first of them together, and only once enough is there, or all, or nothing more comes."""
+    held: list[bytes] = []
+    size = 0
+    ended = False
+    while not ended and size < _HELD_BYTES and not (held and source.keeps_waiting()):
+        with trio.move_on_after(_HELD_SECONDS if held else math.inf):
+            chunk = await anext(chunks, None)
+            ended = chunk is None
+            held.append(chunk or b"")
+            size += len(held[-1])
+    if size:
+        yield b"".join(held)
+    async for chunk in chunks:
+        yield chunk
+
+
+async def _counted(chunks: AsyncIterator[bytes], outcome: Outcome, hashing: Hash | None) -> AsyncGenerator[bytes]:
+    async for chunk in chunks:
+        outcome.given += len(chunk)
+        if hashing is not None:
+            hashing.update(chunk)
+        yield chunk
