@@ -57,12 +57,20 @@ class BadUserId(BadRequest):
     name, title = "bad-user-id", "Bad user id"
 
 
+class DigestMismatch(BadRequest):
+    name, title = "digest-mismatch", "Digest mismatch"
+
+
 class NotFound(SluiceError):
     name, status, title = "not-found", 404, "Not found"
 
 
 class ReportNotFound(NotFound):
     name, title = "report-not-found", "Report not found"
+
+
+class VersionNotFound(NotFound):
+    name, title = "version-not-found", "Version not found"
 
 
 class MethodNotAllowed(SluiceError):
@@ -83,6 +91,10 @@ class BodyTooLarge(SluiceError):
 
 class TargetTooLong(SluiceError):
     name, status, title = "target-too-long", 414, "Request target too long"
+
+
+class UnsupportedContentEncoding(SluiceError):
+    name, status, title = "unsupported-content-encoding", 415, "Unsupported content encoding"
 
 
 class RangeNotSatisfiable(SluiceError):
@@ -106,6 +118,10 @@ class VersionNotSupported(SluiceError):
 
 class ReportUnreadable(SluiceError):
     name, status, title = "report-unreadable", 500, "Report unreadable"
+
+
+class InsufficientStorage(SluiceError):
+    name, status, title = "insufficient-storage", 507, "Insufficient storage"
 
 
 class QueryFailed(SluiceError):

@@ -11,10 +11,11 @@ from typing import NoReturn
 from quart import Quart
 
 from app.errors import NotFound
-from app.http.answers import Answer, FilePart, ShortRoute
+from app.http.answers import Answer, FilePart, ShortRoute, Streamed
 from app.storage.open_files import BlobTruncated
 from app.wire.asgi import WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
+_TRAILERS = "http.response.trailers"
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
 
@@ -30,8 +31,9 @@ class ShortWay:
         if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
             for route in self._routes:
                 parameter = _parameter(scope, route)
-                if parameter:
-                    answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
+                if parameter is not None:
+                    fields = _fields(scope, route.fields)
+                    answer = await route.handler(scope["method"], parameter, fields, scope["query_string"])
                     await _send(scope, send, answer)
                     return
         if scope["type"] == "http" and scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
@@ -41,10 +43,12 @@ class ShortWay:
 
 
 def _parameter(scope: Scope, route: ShortRoute) -> str | None:
-    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not."""
+    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not; None where it is another route."""
     path: str = scope["path"]
     if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.prefix.count("/"):
-        return path[len(route.prefix) :]
+        parameter = path[len(route.prefix) :]
+        if bool(parameter) == bool(route.parameter):
+            return parameter
     return None
 
 
@@ -56,7 +60,7 @@ def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
             raise NotFound("there is nothing at that path")  # one that only looks like the route once it is decoded
 
         answered_before.__doc__ = route.meaning
-        rule = f"{route.prefix}<{route.parameter}>"
+        rule = f"{route.prefix}<{route.parameter}>" if route.parameter else route.prefix
         application.add_url_rule(rule, f"short:{route.prefix}", answered_before, methods=["GET"])
 
 
@@ -71,6 +75,9 @@ def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
 
 async def _send(scope: Scope, send: Send, answer: Answer) -> None:
     part = answer.body
+    if isinstance(part, Streamed):
+        await _send_streamed(scope, send, answer, part)
+        return
     if not isinstance(part, FilePart):
         await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
         return
@@ -107,3 +114,25 @@ async def _send_large(scope: Scope, send: Send, head: Message, part: FilePart) -
         async for chunk in chunks:
             left -= len(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+
+
+async def _send_streamed(scope: Scope, send: Send, answer: Answer, body: Streamed) -> None:
+    """Its first chunk is there before the head leaves: an error up to then is told as one; later it cuts the answer."""
+    trailers = body.trailers if _TRAILERS in scope["extensions"] else None
+    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+    if trailers is not None:
+        head["trailers"] = True
+    if scope["method"] == "HEAD":  # which need not be made; its length is not known
+        await send(head)
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+    else:
+        async with body.chunks as chunks:
+            first = await anext(chunks, b"")
+            await send(head)
+            if first:
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    if trailers is not None:
+        await send({"type": _TRAILERS, "headers": trailers(), "more_trailers": False})
