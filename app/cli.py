@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import stat
 import sys
@@ -23,10 +22,11 @@ from app import __version__
 from app.compose import build_server, open_database, open_house
 from app.errors import SluiceError, StartError
 from app.flow.drain import DrainGate
-from app.flow.threads import ThreadPool
-from app.reports.service import entity_tag
+from app.flow.threads import ThreadPool, in_threads
+from app.http.media import is_media_type
+from app.reports.description import entity_tag
 from app.settings import Settings, describe, load_settings, parse_bytes
-from app.storage.blobs import open_blobs
+from app.storage.blobs import CHUNK_BYTES, open_blobs
 from app.storage.schema import check_schema
 from app.telemetry.logs import configure_logs
 from app.transforms.files import read_file, replacing, write_file
@@ -35,8 +35,6 @@ from app.transforms.service import Outcome, open_transforms
 from app.web.faults import real_errors, start_errors
 from app.wire.drain import Drain
 from app.wire.hypercorn import hypercorn_values, serve
-
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(?:;[\x20-\x7e]*)?")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -133,16 +131,16 @@ def _add(settings: Settings, parsed: argparse.Namespace) -> None:
         async with open_house(settings) as house:
             try:
                 source = parsed.file.open("rb")
-                head = source.peek(16)
+                source.peek(1)
             except OSError as error:
                 raise StartError(f"{parsed.file}: {error.strerror or error}") from error
             with source:
                 try:
-                    entry = await house.reports.store(
-                        parsed.user, source, parsed.type, name=parsed.file.name, head=head
-                    )
+                    chunks = in_threads(iter(partial(source.read, CHUNK_BYTES), b""))
+                    replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
                 except OSError as error:
                     raise StartError(f"the report cannot be stored: {error.strerror or error}") from error
+        entry = replaced.entry
         tag = entity_tag(entry.digest or "", entry.media_type or "")
         print(f"{entry.user_id}: version {entry.version}, {entry.size} bytes, {entry.media_type}, ETag {tag}")
 
@@ -158,8 +156,8 @@ def _demo(settings: Settings, parsed: argparse.Namespace) -> None:
             for report in reports:
                 known = await house.reports.find(report.user_id)
                 if known is None or known.digest != report.digest():
-                    with report.open() as source:
-                        known = await house.reports.store(report.user_id, source, report.media_type, name="", head=b"")
+                    chunks = in_threads(report.make())
+                    known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
                 print(f"{known.user_id}: {known.size} bytes, {known.media_type}")
 
     _run(load)
@@ -306,6 +304,6 @@ def _size(text: str) -> int:
 
 
 def _media_type(text: str) -> str:
-    if len(text) > 127 or not _MEDIA_TYPE.fullmatch(text):
+    if not is_media_type(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no media type such as application/pdf")
     return text

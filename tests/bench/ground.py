@@ -91,7 +91,7 @@ def open_ground(work: Path) -> Generator[Ground]:
                 sqlite_data=folder / "sqlite",
                 server=server,
                 database=database,
-                report=next(report for report in demo_reports() if report.user_id == USER).open().read(),
+                report=b"".join(next(report for report in demo_reports() if report.user_id == USER).make()),
             )
         finally:
             with held_interrupts():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import trio
 from app.compose import open_house
 from app.settings import Settings, load_settings
 from app.storage.migrate import migrate
+from tests.chunks import chunked
 from tests.exchange import Answer, Fields, ask
 from tests.mariadb import MariaDb, environment
 from tests.processes import SluiceProcess, running
@@ -66,7 +66,7 @@ async def _fill(settings: Settings) -> None:
     adopted = {"adopted": "old/adopted.pdf", "absolute": str((folder / "old" / "adopted.pdf").absolute())}
     async with open_house(settings) as house:
         for user, (data, kind) in _STORED.items():
-            await house.reports.store(user, io.BytesIO(data), kind, name="", head=b"")
+            await house.reports.store(user, chunked(data), kind)
         for user, path in (adopted | UNREADABLE).items():
             await house.database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", (user, path))
     (folder / "old").mkdir()

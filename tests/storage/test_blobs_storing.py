@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from contextlib import closing
 from hashlib import sha256
@@ -11,27 +10,24 @@ from pathlib import Path
 
 import pytest
 
-import app.storage.blobs
-from app.errors import StartError
+import app.storage.incoming
+from app.errors import InsufficientStorage, StartError
 from app.flow.threads import ThreadPool
-from app.storage.blobs import BlobUnreadable, LocalBlobs, open_blobs
+from app.storage.blobs import BlobUnreadable, LocalBlobs, StoredBlob, open_blobs
+from tests.chunks import chunked, failing
 from tests.storage.conftest import BYTES, SECRET, content, open_files
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
-class _Failing(io.BytesIO):
-    """A source that ends with an error after some chunks."""
-
-    def __init__(self, data: bytes, error: BaseException) -> None:
-        super().__init__(data)
-        self._error = error
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        if not data:
-            raise self._error
-        return data
+async def store(blobs: LocalBlobs, data: bytes, suffix: str = ".pdf") -> StoredBlob:
+    """A new file that stays."""
+    async with blobs.incoming() as upload:
+        async for chunk in chunked(data):
+            await upload.write(chunk)
+        stored = await upload.finish(suffix)
+        upload.keep()
+    return stored
 
 
 def _files(folder: Path) -> set[Path]:
@@ -40,7 +36,7 @@ def _files(folder: Path) -> set[Path]:
 
 async def test_what_is_stored_can_be_read_under_a_name_of_its_own(blobs: LocalBlobs, folder: Path) -> None:
     before = _files(folder)
-    stored = [await blobs.store(io.BytesIO(BYTES), suffix=".pdf") for _ in range(3)]
+    stored = [await store(blobs, BYTES) for _ in range(3)]
     assert len({one.path for one in stored}) == 3
     assert _files(folder) - before == {Path(one.path) for one in stored}
     for one in stored:
@@ -51,7 +47,7 @@ async def test_what_is_stored_can_be_read_under_a_name_of_its_own(blobs: LocalBl
 
 
 async def test_nothing_at_all_can_be_stored(blobs: LocalBlobs) -> None:
-    stored = await blobs.store(io.BytesIO(b""), suffix=".bin")
+    stored = await store(blobs, b"")
     assert (stored.size, stored.digest) == (0, sha256(b"").hexdigest())
     assert await content(await blobs.open(stored.path)) == b""
 
@@ -62,7 +58,9 @@ async def test_a_source_that_fails_in_the_middle_leaves_nothing(
 ) -> None:
     before = _files(folder)
     with pytest.raises(type(error)):
-        await blobs.store(_Failing(BYTES, error), suffix=".pdf")
+        async with blobs.incoming() as upload:
+            async for chunk in failing(BYTES, error):
+                await upload.write(chunk)
     assert _files(folder) == before
 
 
@@ -74,17 +72,17 @@ async def test_a_disk_that_fails_while_storing_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = _files(folder)
-    owner = {"fsync": os, "rename": Path, "_sync_folder": app.storage.blobs}[name]
+    owner = {"fsync": os, "rename": Path, "_sync_folder": app.storage.incoming}[name]
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, full)
-        with pytest.raises(OSError, match="No space left"):
-            await blobs.store(io.BytesIO(BYTES), suffix=".pdf")
+        with pytest.raises(InsufficientStorage):
+            await store(blobs, BYTES)
     assert _files(folder) == before
 
 
 @pytest.mark.parametrize("was_open", [False, True])
 async def test_a_stored_file_can_be_dated_anew(blobs: LocalBlobs, was_open: bool) -> None:
-    stored = await blobs.store(io.BytesIO(b"x"), suffix=".bin")
+    stored = await store(blobs, b"x", ".bin")
     if was_open:
         (await blobs.open(stored.path)).close()
     dated = await blobs.redate(stored, stored.modified_ns + 10**9)
