@@ -115,6 +115,12 @@ def test_distinct_keeps_the_first_of_each_among_the_last_values(
     check(f"distinct:a:{window}", data, sizes, unchanged(kept))
 
 
+def test_distinct_counts_a_value_that_is_seen_again_as_the_latest() -> None:
+    data = b"".join(b'{"a":%d}\n' % value for value in (1, 2, 1, 3, 1, 2))
+    expected = b"".join(b'{"a":%d}\n' % value for value in (1, 2, 3, 2))
+    check("distinct:a:2", data, [10], expected)
+
+
 def test_distinct_holds_no_more_than_its_window() -> None:
     data = b"".join(b'{"a":"%050d"}\n' % number for number in range(3000))
     small, usual = made("distinct:a:100"), made("distinct:a")
