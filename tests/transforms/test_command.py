@@ -32,9 +32,11 @@ def _transform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     return run(folder, "transform", *arguments)
 
 
-def _start(folder: Path, *arguments: str, **pipes: Any) -> subprocess.Popen[bytes]:
+def _start(folder: Path, *arguments: str, **pipes: Any) -> subprocess.Popen[Any]:
     command = [PYTHON, "-m", "app", "transform", *arguments]
-    return subprocess.Popen(command, env=command_environment(folder), cwd=folder, stderr=subprocess.PIPE, **pipes)
+    return subprocess.Popen(
+        command, env=command_environment(folder), cwd=folder, stderr=subprocess.PIPE, text=False, **pipes
+    )
 
 
 def test_a_file_becomes_another(tmp_path: Path, source: Path) -> None:
