@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -123,8 +124,8 @@ def _add(settings: Settings, parsed: argparse.Namespace) -> None:
                 raise StartError(f"{parsed.file}: {error.strerror or error}") from error
             with source:
                 try:
-                    chunks = in_threads(iter(partial(source.read, CHUNK_BYTES), b""))
-                    replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
+                    async with aclosing(in_threads(iter(partial(source.read, CHUNK_BYTES), b""))) as chunks:
+                        replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
                 except OSError as error:
                     raise StartError(f"the report cannot be stored: {error.strerror or error}") from error
         entry = replaced.entry
@@ -143,8 +144,8 @@ def _demo(settings: Settings, parsed: argparse.Namespace) -> None:
             for report in reports:
                 known = await house.reports.find(report.user_id)
                 if known is None or known.digest != report.digest():
-                    chunks = in_threads(report.make())
-                    known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
+                    async with aclosing(in_threads(report.make())) as chunks:
+                        known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
                 print(f"{known.user_id}: {known.size} bytes, {known.media_type}")
 
     _run(load)
