@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
 
-async def chunked(data: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
+async def chunked(data: bytes, size: int = 64 * 1024) -> AsyncGenerator[bytes]:
     """``data`` in chunks of ``size``, with a checkpoint before each."""
     for start in range(0, len(data), size):
         await trio.lowlevel.checkpoint()
         yield data[start : start + size]
 
 
-async def failing(data: bytes, error: BaseException) -> AsyncIterator[bytes]:
+async def failing(data: bytes, error: BaseException) -> AsyncGenerator[bytes]:
     """``data``, and then ``error``."""
     async for chunk in chunked(data):
         yield chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import aclosing
 from functools import partial
 
 from app.cli.interruptible import run_interruptible
@@ -27,8 +28,8 @@ def add(settings: Settings, parsed: argparse.Namespace) -> None:
                 raise StartError(f"{parsed.file}: {error.strerror or error}") from error
             with source:
                 try:
-                    chunks = in_threads(iter(partial(source.read, CHUNK_BYTES), b""))
-                    replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
+                    async with aclosing(in_threads(iter(partial(source.read, CHUNK_BYTES), b""))) as chunks:
+                        replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
                 except OSError as error:
                     raise StartError(f"the report cannot be stored: {error.strerror or error}") from error
         entry = replaced.entry
@@ -49,8 +50,8 @@ def demo(settings: Settings, parsed: argparse.Namespace) -> None:
             for report in reports:
                 known = await house.reports.find(report.user_id)
                 if known is None or known.digest != report.digest():
-                    chunks = in_threads(report.make())
-                    known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
+                    async with aclosing(in_threads(report.make())) as chunks:
+                        known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
                 print(f"{known.user_id}: {known.size} bytes, {known.media_type}")
 
     run_interruptible(load)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 
@@ -79,8 +79,8 @@ def _fields(media_type: str) -> Fields:
 def _streamed(listing: Listing, media_type: str, header: bytes, encode: Encode) -> Answer:
     @asynccontextmanager
     async def chunks() -> AsyncGenerator[AsyncIterator[bytes]]:
-        async with listing.stream() as entries:
-            yield _encoded(entries, header, encode)
+        async with listing.stream() as entries, aclosing(_encoded(entries, header, encode)) as encoded:
+            yield encoded
 
     return Answer(200, _fields(media_type), Streamed(chunks()))
 

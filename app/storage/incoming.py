@@ -72,6 +72,8 @@ async def open_incoming(directory: Path, threads: ThreadPool) -> AsyncGenerator[
 class Upload:
     """A file that comes in, chunk by chunk, and then gets a name of its own.
 
+    head: the first 16 bytes of what was written; of fewer, all.
+
     Bound: `_PART_BYTES` and the last chunk are held. One task at a time.
 
     *Cancellation*: waits for the thread. *Errors*: InsufficientStorage where the disk, a quota or a limit is full;
@@ -82,13 +84,11 @@ class Upload:
         self._file = file
         self._threads = threads
         self._part = bytearray()
-
-    @property
-    def head(self) -> bytes:
-        """The first 16 bytes of what was written; of fewer, all."""
-        return self._file.head or bytes(self._part[:_HEAD_BYTES])
+        self.head = b""
 
     async def write(self, chunk: bytes) -> None:
+        if len(self.head) < _HEAD_BYTES:
+            self.head += chunk[: _HEAD_BYTES - len(self.head)]
         self._part += chunk
         if len(self._part) >= _PART_BYTES:
             await self._flush()
@@ -126,7 +126,6 @@ class _File:
 
     def __init__(self, directory: Path, name: str, descriptor: int) -> None:
         self.hash = sha256()
-        self.head = b""
         self.kept = False
         self._directory = directory
         self._name = name
@@ -135,7 +134,6 @@ class _File:
         self._size = 0
 
     def append(self, part: bytearray) -> None:
-        self.head = self.head or bytes(part[:_HEAD_BYTES])
         with memoryview(part) as left, _telling_when_full():
             self.hash.update(left)
             self._size += len(left)

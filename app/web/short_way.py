@@ -100,11 +100,13 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
 
 
 async def _send_streamed(scope: Scope, send: Send, answer: Answer, body: Streamed) -> None:
+    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     if scope["method"] == "HEAD":
-        await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": b""})
+        await send(head)
+        await send({"type": "http.response.body", "body": b"", "more_body": True})  # its length is not known
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
     trailers = body.trailers if TRAILERS in scope["extensions"] else None
-    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     async with body.chunks as chunks:
         await send(head if trailers is None else {**head, "trailers": True})
         async for chunk in chunks:

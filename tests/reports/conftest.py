@@ -57,6 +57,16 @@ class Site:
     def get(self, user: str, fields: Fields = ()) -> Answer:
         return ask(self.server.port, "GET", f"/api/report/{user}", fields)
 
+    def put(self, user: str, body: bytes, fields: Fields = ()) -> Answer:
+        return ask(self.server.port, "PUT", f"/api/report/{user}", fields, body)
+
+    def delete(self, user: str, fields: Fields = ()) -> Answer:
+        return ask(self.server.port, "DELETE", f"/api/report/{user}", fields)
+
+    def files(self) -> set[str]:
+        """What is in the reports folder."""
+        return {str(path.relative_to(self.reports)) for path in self.reports.rglob("*") if path.is_file()}
+
     def head(self, user: str, fields: Fields = ()) -> Answer:
         return ask(self.server.port, "HEAD", f"/api/report/{user}", fields)
 
@@ -104,3 +114,15 @@ def site(embedded_site: Site) -> Site:
 def any_site(request: pytest.FixtureRequest) -> Site:
     """Each kind of database in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def fresh_site(tmp_path: Path) -> Iterator[Site]:
+    """One of the test's own, which it may change."""
+    yield from _serve(tmp_path, {})
+
+
+@pytest.fixture
+def limited_site(tmp_path: Path) -> Iterator[Site]:
+    """One that takes 100,000 bytes at most."""
+    yield from _serve(tmp_path, {"SLUICE_MAX_UPLOAD": "100000"})

@@ -49,7 +49,7 @@ def test_gzip_tells_no_time_and_no_name() -> None:
     assert result(STEPS["gzip"].make(None), [b"a"])[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
 
 
-@pytest.mark.parametrize("level", range(1, 20))
+@pytest.mark.parametrize("level", range(1, 10))
 def test_any_level_of_zstd_stays_within_the_window_that_is_read(level: int) -> None:
     frame = result(STEPS["zstd"].make(str(level)), [b"a" * 1000])
     assert result(STEPS["unzstd"].make(None), [frame]) == b"a" * 1000
