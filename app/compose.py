@@ -22,7 +22,7 @@ from app.storage.database import Database
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
-from app.transforms.routes import transforms_blueprint
+from app.transforms.routes import transforming, transforms_blueprint
 from app.transforms.service import Transforms, open_transforms
 from app.web.application import build_application
 from app.web.health import health_blueprint
@@ -80,7 +80,10 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             reports_blueprint(house.reports),
             transforms_blueprint(house.transforms),
         ]
-        short_routes = [report_route(house.reports), list_route(Listing(house.database))]
+        short_routes = [
+            report_route(house.reports, transforming(house.transforms)),
+            list_route(Listing(house.database)),
+        ]
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.reports.sweep)
         yield build_application(blueprints, short_routes, settings.server)

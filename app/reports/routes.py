@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import assert_never
 
 import msgspec
 from quart import Blueprint, Response, request
 
 from app.errors import BadRequest, PreconditionFailed, RangeNotSatisfiable, UnsupportedContentEncoding
-from app.http.answers import Answer, Fields, FilePart, ShortRoute
+from app.http.answers import Answer, FilePart, ShortRoute
 from app.http.conditions import Verdict, evaluate, range_applies
-from app.http.dates import format_date
 from app.http.digests import sha256_of
-from app.http.media import content_disposition, is_media_type
+from app.http.media import is_media_type
 from app.http.queries import parse_query, whole_number
 from app.http.ranges import Part, Selection, Unsatisfiable, Whole, select
 from app.reports.description import Description, describe
+from app.reports.fields import report_fields, validator_fields
 from app.reports.service import Report, Reports
+from app.reports.transformed import Transforming, transformed
 
 _FIELDS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
@@ -29,12 +28,14 @@ _DIGESTS = ("content-digest", "repr-digest")
 _MOST_VERSION = 2**63 - 1
 
 
-def report_route(reports: Reports) -> ShortRoute:
+def report_route(reports: Reports, transforming: Transforming) -> ShortRoute:
     """``GET /api/report/{user_id}``."""
 
     async def report(method: str, user_id: str, fields: Mapping[str, str], query: bytes) -> Answer:
-        version = whole_number(parse_query(query), "version", 1, _MOST_VERSION) if query else None
-        opened = await reports.open(user_id, version)
+        asked = parse_query(query)
+        opened = await reports.open(user_id, whole_number(asked, "version", 1, _MOST_VERSION))
+        if "step" in asked:
+            return transformed(opened, asked["step"], fields, transforming)
         try:
             answer = _answer(method, fields, opened)
         except BaseException:
@@ -44,7 +45,7 @@ def report_route(reports: Reports) -> ShortRoute:
             opened.blob.close()
         return answer
 
-    meaning = "The user's newest report, or ?version=N of it; conditions and one byte range are honoured."
+    meaning = "The user's newest report, or ?version=N of it, as it is (conditions, one range) or run through ?step=S."
     return ShortRoute("/api/report/", "user_id", meaning, _FIELDS, report)
 
 
@@ -122,7 +123,7 @@ def _answer(method: str, fields: Mapping[str, str], report: Report) -> Answer:
         case Verdict.FAILED:
             raise PreconditionFailed("the report is not, or no longer, the one that the request's conditions name")
         case Verdict.NOT_MODIFIED:
-            return Answer(304, _validator_fields(report))
+            return Answer(304, validator_fields(report.validators))
         case Verdict.PROCEED:
             return _content(report, _selected(method, report, fields))
 
@@ -135,7 +136,7 @@ def _selected(method: str, report: Report, fields: Mapping[str, str]) -> Selecti
 
 
 def _content(report: Report, selection: Selection) -> Answer:
-    fields = _fields(report)
+    fields = report_fields(report)
     match selection:
         case Whole():
             return Answer(200, fields, FilePart(report.blob, 0, report.blob.size))
@@ -148,39 +149,3 @@ def _content(report: Report, selection: Selection) -> Answer:
             )
         case _:
             assert_never(selection)
-
-
-def _fields(report: Report) -> Fields:
-    validators = report.validators
-    return _fields_of(report.user_id, report.media_type, validators.tag, _told(validators.modified))
-
-
-def _validator_fields(report: Report) -> Fields:
-    return _validator_fields_of(report.validators.tag, _told(report.validators.modified))
-
-
-def _told(modified: int) -> int:
-    """Never later than Date (RFC 9110 8.8.2.1)."""
-    return min(modified, int(time.time()))
-
-
-# The same for each request of a report, which is made anew for each: a thousand of them are kept.
-@lru_cache(maxsize=1024)
-def _fields_of(user_id: str, media_type: str, tag: str, modified: int) -> Fields:
-    return [
-        (b"content-type", media_type.encode("latin-1")),
-        (b"content-disposition", content_disposition(user_id, media_type).encode("latin-1")),
-        (b"accept-ranges", b"bytes"),
-        (b"x-content-type-options", b"nosniff"),
-        *_validator_fields_of(tag, modified),
-    ]
-
-
-@lru_cache(maxsize=1024)
-def _validator_fields_of(tag: str, modified: int) -> Fields:
-    return [
-        (b"etag", tag.encode()),
-        (b"last-modified", format_date(modified).encode()),
-        # A report is one user's, and may be replaced at any moment: only its own user keeps it, and asks each time.
-        (b"cache-control", b"private, no-cache"),
-    ]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, cast
-from urllib.parse import parse_qsl
 
 import msgspec
 from quart import Blueprint, Response, request
 
-from app.errors import BadRequest
 from app.http.answers import Answer, Fields, Streamed
+from app.http.queries import parse_query
 from app.transforms.plan import Content, Plan
 from app.transforms.service import Outcome, Transforms
 from app.transforms.step import Step
@@ -22,13 +21,13 @@ def transforms_blueprint(transforms: Transforms) -> Blueprint:
 
     async def transform() -> Answer:
         """The body run through the steps (step=NAME or step=NAME:ARGUMENTS, repeated, in order), as it arrives."""
-        asked = asked_steps(request.query_string)
+        asked = parse_query(request.query_string).get("step", [])
         decoders = transforms.decoders(_codings(request.headers.getlist("Content-Encoding")))
         plan = transforms.plan(asked, Content.of(request.headers.get("Content-Type")))
         outcome = Outcome()
         takes_trailers = "http.response.trailers" in cast("Any", request.scope)["extensions"]
         chunks = transforms.run(request.body, plan, outcome, decoders=decoders, digest=takes_trailers)
-        return Answer(200, content_fields(plan), Streamed(chunks, lambda: _trailers(outcome)))
+        return Answer(200, _content_fields(plan), Streamed(chunks, lambda: _trailers(outcome)))
 
     # Our application takes an `Answer`, which Quart's types do not know of.
     blueprint.add_url_rule("/api/transform", view_func=cast("Any", transform), methods=["POST"])
@@ -42,16 +41,23 @@ def transforms_blueprint(transforms: Transforms) -> Blueprint:
     return blueprint
 
 
-def asked_steps(query: bytes) -> list[str]:
-    """The values of ``step``, in order. *Errors*: BadRequest."""
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=1000)
-    except ValueError as error:
-        raise BadRequest(f"the query cannot be read: {error}") from error
-    return [value for name, value in pairs if name == "step"]
+def transforming(transforms: Transforms) -> Callable[[Sequence[str], str, AsyncIterable[bytes]], Answer]:
+    """Steps over what is stored: the answer of their names, the media type that is stored, and the bytes.
+
+    *Errors*: BadStep.
+    """
+
+    def answer(asked: Sequence[str], media_type: str, chunks: AsyncIterable[bytes]) -> Answer:
+        plan = transforms.plan(asked, Content.stored(media_type))
+        outcome = Outcome()
+        return Answer(
+            200, _content_fields(plan), Streamed(transforms.run(chunks, plan, outcome), lambda: _trailers(outcome))
+        )
+
+    return answer
 
 
-def content_fields(plan: Plan) -> Fields:
+def _content_fields(plan: Plan) -> Fields:
     """What the answer's fields say of its content."""
     fields = [(b"content-type", plan.gives.media_type.encode("latin-1")), (b"x-content-type-options", b"nosniff")]
     if plan.gives.coding is not None:
