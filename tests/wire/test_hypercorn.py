@@ -20,9 +20,9 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
-from app.wire import hypercorn as adapter
 from app.wire.drain import Drain
-from app.wire.hypercorn import hypercorn_values, install
+from app.wire.hypercorn import hypercorn_values, install, installation
+from app.wire.hypercorn.client_connection import ClientConnection
 from tests.wire.serving import GET_CLOSE, SETTINGS, connect, open_server
 
 type _Message = MutableMapping[str, Any]
@@ -124,7 +124,7 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async with _open_server(_answer_briefly) as port, await connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
-            patched.setattr(adapter._Connection, "_run", fail)
+            patched.setattr(ClientConnection, "_run", fail)
             assert await _ask(port, GET_CLOSE) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(GET_CLOSE)
@@ -292,7 +292,7 @@ def test_a_worker_serve_without_what_is_needed_is_left_as_it_is(monkeypatch: pyt
 
 
 async def test_left_as_it_is_it_still_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_unexpected", lambda: ["something"])
+    monkeypatch.setattr(installation, "_unexpected", lambda: ["something"])
     async with _open_server(_answer_briefly) as port:
         assert vars(hypercorn_run)["TCPServer"] is TCPServer
         await _assert_it_serves(port)
