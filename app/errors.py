@@ -57,6 +57,10 @@ class BadUserId(BadRequest):
     name, title = "bad-user-id", "Bad user id"
 
 
+class Forbidden(SluiceError):
+    name, status, title = "forbidden", 403, "Forbidden"
+
+
 class NotFound(SluiceError):
     name, status, title = "not-found", 404, "Not found"
 

@@ -62,6 +62,8 @@ class Exchange:
         "started",
     )
 
+    close_code: int | None = None
+
     def __init__(
         self, head: RequestHead, inbound: Inbound, transport: Transport, stall: float, scope: trio.CancelScope
     ) -> None:

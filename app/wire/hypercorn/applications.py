@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, cast
 
-import hypercorn.trio.task_group as hypercorn_task_group
 import trio
 from hypercorn.config import Config
 from hypercorn.protocol.http_stream import ASGIHTTPState
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.trio.task_group import TaskGroup
 
-from app.errors import RequestTimeout
+from app.errors import RequestTimeout, SluiceError
 from app.wire.asgi import PEER, Message
 from app.wire.connection import Connections
 from app.wire.exchange import Disconnected
 from app.wire.hypercorn.http2 import Http2
-
-_handle = cast("Any", hypercorn_task_group)._handle
+from app.wire.hypercorn.http_stream import HttpStream
+from app.wire.refusal import foreseen, no_answer
 
 # Of a WebSocket that its application has not taken.
 _MOST_MESSAGES = 4
@@ -39,6 +38,26 @@ class Reader(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """A request of Hypercorn's, as its application sees it."""
+
+    stream_id: int
+    state: Any
+
+    @property
+    def started(self) -> bool:
+        """Whether some of its answer may have been sent."""
+        ...
+
+    async def app_send(self, message: Any) -> None:
+        """ASGI's send."""
+        ...
+
+    async def end(self, error: SluiceError) -> None:
+        """Its application has ended. error: what the client is told where nothing was sent."""
+        ...
+
+
 class ApplicationGroup(TaskGroup):
     """Spawns applications whose input is bounded without holding up the connection's reader."""
 
@@ -53,12 +72,19 @@ class ApplicationGroup(TaskGroup):
         cast("trio.Nursery", self._nursery).cancel_scope.cancel()
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
-        mailbox = Mailbox(self.connection, send.__self__.stream_id, send)
+        mailbox = Mailbox(self.connection, send.__self__)
         scope["extensions"][PEER] = mailbox
-        self.applications.start_soon(
-            _handle, app, config, scope, mailbox.receive, mailbox.send, trio.to_thread.run_sync, trio.from_thread.run
-        )
+        self.applications.start_soon(_run, app, scope, mailbox)
         return mailbox.put
+
+
+async def _run(app: Any, scope: Any, mailbox: Mailbox) -> None:
+    error = None
+    try:
+        await app(scope, mailbox.receive, mailbox.send, trio.to_thread.run_sync, trio.from_thread.run)
+    except Exception as raised:  # noqa: BLE001 - the application's bug: told, and no other stream's matter
+        error = foreseen(raised)
+    await mailbox.stream.end(error or no_answer())
 
 
 class Mailbox:
@@ -69,16 +95,20 @@ class Mailbox:
     """
 
     scope: trio.CancelScope | None = None
+    close_code: int | None = None
 
-    def __init__(self, connection: Reader, stream_id: int, send: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(self, connection: Reader, stream: Stream) -> None:
+        self.stream = stream
         self._connection = connection
-        self._stream_id = stream_id
-        self._send = send
         self._messages: deque[Message] = deque()
         self._changed = trio.Event()
         self._gone = False
         self._whole = False
         self._call: Callable[[], None] | None = None
+
+    @property
+    def started(self) -> bool:
+        return self.stream.started
 
     def when_gone(self, call: Callable[[], None]) -> None:
         if self._gone:
@@ -89,6 +119,7 @@ class Mailbox:
     async def put(self, message: Message) -> None:
         if message["type"].endswith(".disconnect"):
             self._gone = True
+            self.close_code = message.get("code")
             call, self._call = self._call, None
             if call is not None and not self._answered:
                 call()
@@ -112,12 +143,12 @@ class Mailbox:
             await self._give_credit(len(message["body"]))
         return message
 
-    async def send(self, message: Message | None) -> None:
-        """ASGI's send; None: the application has ended. *Errors*: Disconnected, once the client has left."""
-        if message is not None and self._gone:  # Hypercorn would drop it: a route that sends for ever never ended
+    async def send(self, message: Message) -> None:
+        """ASGI's send. *Errors*: Disconnected, once the client has left."""
+        if self._gone:  # Hypercorn would drop it: a route that sends for ever never ended
             await trio.lowlevel.checkpoint()
             raise Disconnected("the client has left")
-        await self._send(message)
+        await self.stream.app_send(message)
 
     async def _wait(self) -> None:
         stall = self._connection.shared.settings.stall_timeout
@@ -129,14 +160,15 @@ class Mailbox:
 
     async def _give_credit(self, size: int) -> None:
         if size and isinstance(self._protocol, Http2):
-            await self._protocol.give_credit(self._stream_id, size)
+            await self._protocol.give_credit(self.stream.stream_id, size)
 
     @property
     def _answered(self) -> bool:
         """Whether all of the answer has been handed to the system, whether its application knows that or not."""
-        protocol = self._protocol
-        sent = isinstance(protocol, Http2) and protocol.has_sent_all(self._stream_id)
-        return sent or cast("Any", self._send).__self__.state in _ENDED
+        protocol, stream = self._protocol, self.stream
+        if isinstance(protocol, Http2) and isinstance(stream, HttpStream) and protocol.has_sent_all(stream):
+            return True
+        return stream.state in _ENDED
 
     @property
     def _protocol(self) -> Any:

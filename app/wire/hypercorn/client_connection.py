@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,10 +18,11 @@ from hypercorn.typing import ConnectionState
 
 from app.errors import Overloaded
 from app.flow.threads import ThreadPool
-from app.wire.connection import Connection, Connections, refusal
+from app.wire.connection import Connection, Connections
 from app.wire.hypercorn.applications import ApplicationGroup
 from app.wire.hypercorn.http2 import Http2
 from app.wire.hypercorn.serving import WatchedApp
+from app.wire.refusal import refusal
 from app.wire.transport import PlainTransport, TlsTransport
 
 _log = structlog.get_logger()
@@ -79,7 +79,7 @@ class ClientConnection(TCPServer):
             return
         _log.info("connection refused", limit=self.shared.limit)
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
-        os.write(self._socket.fileno(), refusal(error, secrets.token_hex(8)))
+        os.write(self._socket.fileno(), refusal(error).as_http1())
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
             while await self._socket.recv(_READ_BYTES):

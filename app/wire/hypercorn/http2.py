@@ -17,6 +17,9 @@ from hypercorn.protocol.events import Body, EndBody, InformationalResponse, Resp
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
 
+from app.wire.hypercorn.http2_requests import Http2Connection
+from app.wire.hypercorn.http_stream import HttpStream
+
 _log = structlog.get_logger()
 
 
@@ -62,6 +65,7 @@ class Http2(H2Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         codes = h2.settings.SettingCodes
+        self.connection: Http2Connection = Http2Connection(config=self.connection.config)
         self.connection.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
@@ -123,10 +127,10 @@ class Http2(H2Protocol):
             self.connection.close_connection(code)
             await self._flush()
 
-    def has_sent_all(self, stream_id: int) -> bool:
-        """Of a stream that was begun."""
-        buffer = self.stream_buffers.get(stream_id)
-        return buffer is None or buffer.complete
+    def has_sent_all(self, stream: HttpStream) -> bool:
+        """Whether its client can have the whole answer, with the end that says so or without."""
+        buffer = self.stream_buffers.get(stream.stream_id)
+        return buffer is None or buffer.complete or (stream.whole and not buffer.buffer)
 
     async def give_credit(self, stream_id: int, size: int) -> None:
         """The application of that stream has taken ``size`` bytes of its body."""
@@ -137,6 +141,8 @@ class Http2(H2Protocol):
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
             match event:
+                case h2.events.RequestReceived() | h2.events.StreamEnded() if await self._refused(event.stream_id):
+                    pass
                 case h2.events.RequestReceived() if self.context.terminated.is_set():
                     await self._reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)  # another may take it
                 case h2.events.DataReceived():
@@ -152,6 +158,8 @@ class Http2(H2Protocol):
         size, data = event.flow_controlled_length, event.data or b""
         if size:
             self.connection.increment_flow_control_window(size)
+        if await self._refused(event.stream_id):
+            return
         stream = self.streams.get(event.stream_id)
         if stream is None:  # the answer is given; what still comes is dropped
             return
@@ -160,13 +168,21 @@ class Http2(H2Protocol):
         if data:
             await stream.handle(Body(stream_id=event.stream_id, data=data))
 
+    async def _refused(self, stream_id: int) -> bool:
+        """Whether what came of its request is malformed; then it has been ended."""
+        fault = self.connection.take_fault(stream_id)
+        if fault is None:
+            return False
+        _log.info("stream refused", detail=fault, client=self.client[0] if self.client else None)
+        await self._reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        await self._close_stream(stream_id)
+        await self._window_updated(stream_id)  # which lets the sending task see that it is closed
+        return True
+
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         given = dict(request.headers)
         if given[b":method"].upper() == b"CONNECT":
             await self._reset(request.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
-            return
-        if not (given[b":method"].isascii() and given[b":path"].isascii()):  # RFC 9113 8.1.1
-            await self._reset(request.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
             return
         if request.stream_ended is None:
             self._uploading.add(request.stream_id)

@@ -11,13 +11,17 @@ from functools import partial
 from typing import Any
 
 import hypercorn.protocol as hypercorn_protocol
+import hypercorn.protocol.h2 as hypercorn_h2
 import hypercorn.protocol.h11 as hypercorn_h11
 import hypercorn.trio.run as hypercorn_run
 import structlog
+from h2.connection import H2Connection
 from h2.frame_buffer import FrameBuffer
+from h2.stream import H2Stream
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -28,6 +32,7 @@ from app.wire.connection import Connections
 from app.wire.drain import Drain
 from app.wire.hypercorn.client_connection import OTHER_DESCRIPTORS, ClientConnection
 from app.wire.hypercorn.http2 import Http2
+from app.wire.hypercorn.http_stream import HttpStream
 from app.wire.hypercorn.serving import serve_as_worker, serve_until_told
 from app.wire.hypercorn.websocket import WebSocket
 
@@ -91,6 +96,7 @@ def _install_connections(settings: ServerSettings, io_threads: int) -> Connectio
     connections = Connections(settings, _connection_limit(settings.max_connections))
     members = {"shared": connections, "threads": ThreadPool("sendfile", io_threads)}
     hypercorn_h11.WSStream = WebSocket  # type: ignore[misc]
+    hypercorn_h11.HTTPStream = hypercorn_h2.HTTPStream = HttpStream  # type: ignore[misc]
     hypercorn_protocol.H2Protocol = type("H2Protocol", (Http2,), {"stall_timeout": settings.stall_timeout})  # type: ignore[misc]
     hypercorn_run.TCPServer = type("TCPServer", (ClientConnection,), members)  # type: ignore[misc]
     return connections
@@ -112,6 +118,9 @@ def _unexpected() -> list[str]:
     def coroutines(kind: Any, *names: str) -> dict[str, bool]:
         return {f"{kind.__name__}.{name}": inspect.iscoroutinefunction(getattr(kind, name, None)) for name in names}
 
+    def methods(kind: Any, *names: str) -> dict[str, bool]:
+        return {f"{kind.__name__}.{name}": callable(getattr(kind, name, None)) for name in names}
+
     wanted = {"app", "config", "sockets", "shutdown_trigger", "task_status"}
     found = {
         "trio.run.worker_serve": wanted <= set(inspect.signature(hypercorn_run.worker_serve).parameters),
@@ -121,8 +130,11 @@ def _unexpected() -> list[str]:
         **coroutines(
             H2Protocol, "stream_send", "send_task", "_send_data", "_handle_events", "_create_stream", "_flush"
         ),
-        **coroutines(WSStream, "handle", "_accept", "_handle_events", "_send_wsproto_event"),
+        **coroutines(HTTPStream, "app_send"),
+        **coroutines(WSStream, "handle", "app_send", "_accept", "_handle_events", "_send_wsproto_event"),
         **coroutines(TaskGroup, "spawn_app"),
+        **methods(H2Connection, "_begin_new_stream"),
+        **methods(H2Stream, "_process_received_headers", "_initialize_content_length", "_track_content_length"),
         "h2.frame_buffer.FrameBuffer._data": isinstance(getattr(FrameBuffer(), "_data", None), bytearray),
     }
     return [name for name, as_expected in found.items() if not as_expected]

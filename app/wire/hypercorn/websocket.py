@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-import secrets
 from typing import Any, cast
 
-import structlog
 import trio
 import wsproto.connection
 import wsproto.events
-from hypercorn.protocol.events import Body, Data, Request, StreamClosed
+from hypercorn.protocol.events import Body, Data, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.ws_stream import FrameTooLargeError, Handshake, WSStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, Handshake, WSStream
 from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
 
-from app.errors import BadRequest
-from app.wire.connection import refusal
+from app.errors import BadRequest, Forbidden, SluiceError
 from app.wire.hypercorn.applications import ApplicationGroup, Reader
-
-_log = structlog.get_logger()
+from app.wire.refusal import no_answer, refuse
 
 
 def _is_handshake(request: Request) -> bool:
@@ -38,6 +34,11 @@ class WebSocket(WSStream):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._accepted = trio.Event()
+        self._client_close: CloseConnection | None = None
+
+    @property
+    def started(self) -> bool:
+        return self.state is not ASGIWebsocketState.HANDSHAKE
 
     async def handle(self, event: StreamEvent) -> None:
         match event:
@@ -47,6 +48,11 @@ class WebSocket(WSStream):
             case Body() | Data() if not self.closed:
                 with self._connection.holding():
                     await self._accepted.wait()
+            case StreamClosed() if not self.closed and (close := self._client_close) is not None:
+                self.closed = True
+                message = {"type": "websocket.disconnect", "code": int(close.code), "reason": close.reason or ""}
+                await cast("Any", self).app_put(message)
+                return
             case _:
                 pass
         await super().handle(event)
@@ -54,13 +60,35 @@ class WebSocket(WSStream):
     async def _refuse(self) -> None:
         """(Hypercorn's own answer would leave the connection open, with nobody to serve it.)"""
         error = BadRequest("not a WebSocket's handshake (RFC 6455 4.1)", headers={"sec-websocket-version": "13"})
-        request_id = secrets.token_hex(8)
-        client = None if self.client is None else self.client[0]
-        said = {"status": error.status, "error": error.name, "detail": error.detail}
-        _log.info("request refused", **said, client=client, request_id=request_id)
         self.closed = True
-        await self.send(Data(stream_id=self.stream_id, data=refusal(error, request_id)))
+        await self.send(Data(stream_id=self.stream_id, data=refuse(error, self.client).as_http1()))
         await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def app_send(self, message: Any) -> None:
+        if message is None:
+            await self.end(no_answer())
+        elif message["type"] == "websocket.close" and not self.started and not self.closed:
+            await self._answer(Forbidden("the route does not take this WebSocket"))
+        else:
+            await super().app_send(message)
+
+    async def end(self, error: SluiceError) -> None:
+        """Its application has ended. error: what its client is told where nothing was sent."""
+        if self.closed:
+            return
+        if not self.started:
+            await self._answer(error)
+        elif self.state is ASGIWebsocketState.CONNECTED:
+            await self._send_wsproto_event(CloseConnection(CloseReason.INTERNAL_ERROR))
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _answer(self, error: SluiceError) -> None:
+        answer = refuse(error, self.client)
+        fields = [*answer.fields, (b"content-length", b"%d" % len(answer.body)), (b"connection", b"close")]
+        self.state = ASGIWebsocketState.HTTPCLOSED
+        await self.send(Response(stream_id=self.stream_id, status_code=answer.status, headers=fields))
+        await self.send(Body(stream_id=self.stream_id, data=answer.body))
+        await self.send(EndBody(stream_id=self.stream_id))
 
     async def _accept(self, message: Any) -> None:
         self.handshake.extensions = None
@@ -86,6 +114,8 @@ class WebSocket(WSStream):
                 case CloseConnection():
                     # While it is open, this is no close of the client's, but what wsproto thinks of its bytes.
                     is_open = self.connection.state is wsproto.connection.ConnectionState.OPEN
+                    if not is_open:
+                        self._client_close = event
                     await self._end(event if is_open else event.response())
                     return
                 case _:
