@@ -12,6 +12,7 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
+import trio
 
 from app.flow.drain import DrainGate
 from app.web.boundary import Boundary
@@ -42,13 +43,15 @@ class Http2:
             initial = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
             self.h2.local_settings = h2.settings.Settings(client=True, initial_values=initial)
         self.events: list[h2.events.Event] = []
+        self._turn = trio.Lock()
 
     async def open(self) -> None:
         self.h2.initiate_connection()
         await self.flush()
 
     async def flush(self) -> None:
-        await self.client.send(self.h2.data_to_send())
+        async with self._turn:
+            await self.client.send(self.h2.data_to_send())
 
     async def ask(self, path: str, *fields: tuple[str, str], method: str = "GET", ends: bool = True) -> int:
         """The stream's number."""

@@ -21,7 +21,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
 from app.wire.drain import Drain
-from app.wire.hypercorn import hypercorn_values, install, installation
+from app.wire.hypercorn import hypercorn_values, install, installation, serve
 from app.wire.hypercorn.client_connection import ClientConnection
 from tests.wire.serving import GET_CLOSE, SETTINGS, connect, open_server
 
@@ -258,6 +258,50 @@ async def test_an_answer_over_http_2_that_is_left_unfinished_is_reset() -> None:
         while not any(isinstance(event, h2.events.StreamReset) for event in events):
             events += connection.receive_data(await client.receive_some(1 << 16))
     assert not any(isinstance(event, h2.events.StreamEnded) for event in events)
+
+
+# -- an application that ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_a_server_ends_with_its_application(raises: bool, busy: bool) -> None:
+    """Whatever runs: the rooms that it needs are gone."""
+    ends, up, begun = trio.Event(), trio.Event(), trio.Event()
+
+    async def application(scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send) -> None:
+        if scope["type"] != "lifespan":
+            begun.set()
+            await trio.sleep_forever()
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        up.set()
+        await ends.wait()
+        if raises:
+            raise ValueError("a bug of the application's")
+
+    config = Config.from_mapping(hypercorn_values(SETTINGS))
+    sockets = config.create_sockets()
+    (listening,) = sockets.insecure_sockets
+    listening.listen()
+    ended: list[bool] = []
+
+    async def run() -> None:
+        ended.append(await serve(application, config, sockets, Drain(DrainGate(), 0, 3600), SETTINGS, io_threads=1))
+
+    with structlog.testing.capture_logs() as logs, trio.fail_after(20), listening:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await up.wait()
+            async with await connect(listening.getsockname()[1]) as client:
+                if busy:
+                    await client.send_all(GET_CLOSE)
+                    await begun.wait()
+                ends.set()
+                assert await _read_all(client) == b""
+    assert ended == [False]
+    (line,) = [line for line in logs if line["event"] == "the application ended"]
+    assert isinstance(line["exc_info"], ValueError) == raises
 
 
 # -- what it adapts ----------------------------------------------------------------------------------------------------

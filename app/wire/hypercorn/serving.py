@@ -99,7 +99,10 @@ async def _end_hard(gate: DrainGate) -> None:
 
 
 class WatchedApp:
-    """The application; when it cannot start, Hypercorn ends here and now, else it would say that it is running."""
+    """The application; when it cannot start, or ends before it is told to, Hypercorn ends here and now.
+
+    (It would say that it is running, and serve without the application's rooms.)
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -107,6 +110,7 @@ class WatchedApp:
         self.asgi: AsgiApp = cast("Any", app.app) if isinstance(app, ASGIWrapper) else partial(_call_wrapped, app)
         self.up = trio.Event()
         self.failed = False
+        self._told = False
         self.scope: trio.CancelScope | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any, *spawners: Any) -> None:
@@ -114,13 +118,25 @@ class WatchedApp:
             await self._app(scope, receive, send, *spawners)
             return
         try:
-            await self._app(scope, receive, partial(self._send, send), *spawners)
-        except Exception:
-            if self.up.is_set() and self.scope is not None:  # the rooms are gone: nobody is left to serve
-                _log.exception("the application ended by itself")
-                self.failed = True
-                self.scope.cancel()
+            await self._app(scope, partial(self._receive, receive), partial(self._send, send), *spawners)
+        except Exception as raised:
+            if self.up.is_set():
+                self._end(raised)
             raise
+        if self.up.is_set() and not self._told:
+            self._end(None)
+
+    def _end(self, raised: Exception | None) -> None:
+        """The rooms are gone: nobody is left to serve."""
+        _log.error("the application failed at its end" if self._told else "the application ended", exc_info=raised)
+        self.failed = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+    async def _receive(self, receive: Any) -> Message:
+        message = await receive()
+        self._told = self._told or message["type"] == "lifespan.shutdown"
+        return message
 
     async def _send(self, send: Any, message: Message) -> None:
         if message["type"] == "lifespan.startup.failed" and self.scope is not None:
