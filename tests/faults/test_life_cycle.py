@@ -223,3 +223,34 @@ def test_a_reload_puts_new_workers_in_place_of_the_old(folder: Path) -> None:
         assert server.workers() != before
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_worker_whose_rooms_are_gone_ends(folder: Path) -> None:
+    command = [*HYPERCORN[:-1], "-w", "1", "tests.faults.ending_app:app"]
+    with running(folder, command) as server:
+        (worker,) = server.workers()
+        ask(server.port, "/end")
+        (line,) = server.wait_for_event("the application ended")
+        assert "what they stand on is gone" in line["exception"]
+        wait_until(lambda: worker not in server.workers(), "the worker ends")
+        server.signal(signal.SIGTERM)
+        server.wait()
+
+
+@pytest.mark.parametrize("held", ["new", "part of a head", "after a request", "an answer that is not read"])
+def test_hypercorn_as_it_comes_ends_in_time_though_a_client_stays(held: str, folder: Path) -> None:
+    variables = {"SLUICE_WIRE": "stock", "SLUICE_DRAIN_TIMEOUT": "300ms"}
+    with running(folder, HYPERCORN, workers=1, **variables) as server, RawClient(server.port) as client:
+        match held:
+            case "part of a head":
+                client.send(b"GET / HTTP/1.1\r\n")
+            case "after a request":
+                client.get("/healthz")
+                client.answer()
+            case "an answer that is not read":
+                _start_download(client)
+            case _:
+                pass
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0  # a connection may be idle for longer than this waits
+        wait_until(lambda: not _group(server.pid), "no process is left")
