@@ -54,8 +54,11 @@ def _running(folder: Path, command: list[str], sink: Sink, port: int) -> Generat
         process.wait()
 
 
-@pytest.mark.parametrize("command", [SERVE, HYPERCORN], ids=["serve", "hypercorn"])
-@pytest.mark.parametrize("sink", ["full", "closed pipe", "closed"])
+@pytest.mark.parametrize(
+    ("sink", "command"),
+    [("full", SERVE), ("full", HYPERCORN), ("closed pipe", HYPERCORN), ("closed", SERVE)],
+    ids=["full-serve", "full-hypercorn", "closed pipe-hypercorn", "closed-serve"],
+)
 def test_a_server_that_cannot_write_its_log_serves_and_ends_in_order(
     sink: Sink, command: list[str], folder: Path
 ) -> None:
