@@ -61,6 +61,10 @@ class DigestMismatch(BadRequest):
     name, title = "digest-mismatch", "Digest mismatch"
 
 
+class Forbidden(SluiceError):
+    name, status, title = "forbidden", 403, "Forbidden"
+
+
 class NotFound(SluiceError):
     name, status, title = "not-found", 404, "Not found"
 

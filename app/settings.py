@@ -21,6 +21,8 @@ from dotenv.parser import parse_stream
 from app.errors import StartError
 
 _DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+# A year: what is longer is a mistake, and at some length no clock can count it.
+_MOST_SECONDS = 365 * 24 * 3600
 _BYTES = {"": 1.0, "B": 1.0} | {f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)}
 _QUANTITY = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)\s*")
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -312,10 +314,10 @@ class _Reader:
     def _seconds(self, name: str, *, may_be_zero: bool = False) -> float:
         name, text = self._named(name)
         seconds = _quantity(text, _DURATIONS)
-        if seconds is not None and (seconds > 0 or may_be_zero):
+        if seconds is not None and (seconds > 0 or may_be_zero) and seconds <= _MOST_SECONDS:
             return seconds
         what = "a time of 0 or more" if may_be_zero else "a time above 0"
-        return self._refuse(name, text, f"{what}, such as 30, 30s, 500ms or 2min", 0.0)
+        return self._refuse(name, text, f"{what}, up to {_MOST_SECONDS // 3600} h, such as 30, 30s, 500ms or 2min", 0.0)
 
     def _refuse[T](self, name: str, text: str, allowed: str, stand_in: T) -> T:
         self._mistakes.append(f"{name}: {text!r} is not allowed: {allowed}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import msgspec
@@ -24,6 +26,8 @@ _MOST_HELD = 64 * 1024
 def configure_logs() -> None:
     """Sends structlog, the standard library's logging (Hypercorn's included) and warnings to standard error."""
     global _sink  # noqa: PLW0603 - standard error is the process's
+    if cast("TextIO | None", sys.stderr) is None:  # it was closed by whoever started us
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
     on_terminal = sys.stderr.isatty()
     _sink = None if on_terminal else Sink(sys.stderr)
     shared: list[structlog.typing.Processor] = [_identify, structlog.stdlib.add_log_level, _stamp]

@@ -21,6 +21,7 @@ from app.web.exchange import Exchange, SocketExchange
 from app.web.faults import as_sluice_error, real_errors
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
 from app.wire.exchange import Disconnected
+from app.wire.refusal import no_answer
 
 _log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class Boundary:
             error = await self._run(exchange)
             if error is not None:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
-                    if not exchange.started:
+                    if not exchange.begun:
                         await exchange.send_problem(error)
                     elif isinstance(exchange, SocketExchange) and not exchange.finishing:
                         await exchange.say_goodbye()
@@ -95,13 +96,7 @@ class Boundary:
                     raise
             else:
                 raise
-        match request.ended_by:
-            case "deadline":
-                return DeadlineExceeded("the deadline of the request has passed")
-            case "shutdown":
-                return ShuttingDown("the server is shutting down", retry_after=1)
-            case "disconnected" | None:
-                return None
+        return _verdict(exchange)
 
     async def _run_watched(self, exchange: Exchange) -> None:
         if exchange.peer is not None:
@@ -120,6 +115,20 @@ class Boundary:
             # A transfer that keeps moving outlives the server's limit, but not what its client asked for.
             lasts=asked is not None and asked <= most,
         )
+
+
+def _verdict(exchange: Exchange) -> SluiceError | None:
+    """What a request that raised nothing has to answer for."""
+    match exchange.request.ended_by:
+        case "deadline":
+            return DeadlineExceeded("the deadline of the request has passed")
+        case "shutdown":
+            return ShuttingDown("the server is shutting down", retry_after=1)
+        case None if not exchange.started:
+            _log.error("no answer")
+            return no_answer()
+        case "disconnected" | None:
+            return None
 
 
 def _log_error(error: SluiceError, raised: BaseException) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, DeadlineExceeded, Forbidden, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
@@ -24,6 +24,9 @@ _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
 _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
+# Normal, going away, and no code at all, which is what browsers send (RFC 6455 7.4.1).
+_POLITE_CODES = frozenset((1000, 1001, 1005))
+_MOST_AHEAD = 4
 
 type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
 
@@ -114,6 +117,11 @@ class Exchange:
             pass
         self.peer_left()
 
+    @property
+    def begun(self) -> bool:
+        """Whether some of its answer may have been sent. The server holds the head back, and may refuse it yet."""
+        return self.started if self.peer is None else self.peer.started
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
@@ -199,8 +207,7 @@ class Exchange:
             await trio.lowlevel.checkpoint()
         self._complete(message)
         self.finishing = self.peer is None
-        if self.scope["method"] != "HEAD":
-            self.body_bytes = len(message["body"])
+        self.body_bytes = 0 if self.scope["method"] == "HEAD" else len(message["body"])
         request.begin_moving()
         if WHOLE in self.scope["extensions"]:
             await self._send(message)
@@ -213,11 +220,11 @@ class Exchange:
         self.finished = True
 
     def _complete(self, head: Message) -> None:
+        self._headers_sent = head["headers"] = [*head.get("headers", ()), *self._headers()]
         self.status = head["status"]
         self.started = True
         self._trailers_follow = head.get("trailers", False)
         self._first_byte = trio.current_time()
-        self._headers_sent = head["headers"] = [*head["headers"], *self._headers()]
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
@@ -226,7 +233,8 @@ class Exchange:
             await self._send_whole(message)
 
     def _length(self) -> int | None:
-        return next((int(value) for name, value in self._headers_sent if name.lower() == b"content-length"), None)
+        given = next((value for name, value in self._headers_sent if name.lower() == b"content-length"), b"")
+        return int(given) if given.isdigit() else None
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self.request.id.encode())]
@@ -279,15 +287,33 @@ class Exchange:
 
 
 class SocketExchange(Exchange):
-    """A WebSocket (RFC 6455); its answer is 101 and whatever is sent, finished when either side closes."""
+    """A WebSocket (RFC 6455); its answer is 101 and whatever is sent, finished when either side closes.
 
-    __slots__ = ()
+    Bound, where ``receive`` alone tells of the end: `_MOST_AHEAD` messages that the application has not taken.
+    """
+
+    __slots__ = ("_ahead", "_close_code", "_put")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._close_code: int | None = None
+        self._put, self._ahead = trio.open_memory_channel[Message](_MOST_AHEAD)
+
+    async def watch_peer(self) -> None:
+        """Reads ahead of the application, as far as the bound, and so learns of the end."""
+        while (message := await self._receive())["type"] != "websocket.disconnect":
+            await self._put.send(message)
+        self._close_code = message.get("code")
+        self.peer_left()
 
     async def receive(self) -> Message:
-        return await self._receive()
+        return await (self._ahead.receive() if self.peer is None else self._receive())
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
+        if kind == "websocket.close" and not self.started:
+            await self.send_problem(Forbidden("the route does not take this WebSocket"))
+            return
         if kind == "websocket.accept":
             self.started, self.status = True, 101
             self._first_byte = trio.current_time()
@@ -295,7 +321,6 @@ class SocketExchange(Exchange):
         elif kind == "websocket.send":
             self.body_bytes += len(message.get("bytes") or message.get("text") or b"")
         elif kind == "websocket.close":
-            self.status = self.status or 403
             self.finishing = True
         elif kind == "websocket.http.response.start":
             self.started, self.status = True, message["status"]
@@ -320,6 +345,13 @@ class SocketExchange(Exchange):
         code = 1001 if self.request.ended_by == "shutdown" else 1008
         with suppress(Disconnected):
             await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
+
+    def outcome(self, error: SluiceError | None) -> Outcome:
+        """Who closes it as he should has not just gone away."""
+        code = self._close_code if self.peer is None else self.peer.close_code
+        if error is None and self.started and self.request.ended_by == "disconnected" and code in _POLITE_CODES:
+            return "ok"
+        return super().outcome(error)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [field for field in super()._headers() if field[0] != b"connection"]

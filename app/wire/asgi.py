@@ -33,6 +33,16 @@ class Peer(Protocol):
 
     scope: trio.CancelScope | None
 
+    @property
+    def started(self) -> bool:
+        """Whether some of the answer may have been sent; up to then another one may be."""
+        ...
+
+    @property
+    def close_code(self) -> int | None:
+        """The code with which a WebSocket's peer closed it (RFC 6455 7.4), known when that has left."""
+        ...
+
     def when_gone(self, call: Callable[[], None]) -> None:
         """Calls ``call()``, which must not block or raise, once: when the peer leaves before the answer is complete;
         at once where it has left already. A later call takes the place of an earlier one."""

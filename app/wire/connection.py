@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-import structlog
 import trio
 
 from app.errors import RequestTimeout, SluiceError
 from app.flow.timeouts import Timeouts
-from app.http.problems import problem
 from app.settings import ServerSettings
 from app.wire.asgi import AsgiApp, Scope
-from app.wire.exchange import SPARE_BYTES, Disconnected, Exchange
+from app.wire.exchange import SPARE_BYTES, Exchange
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.readiness import Readiness
-from app.wire.response import Response
+from app.wire.refusal import foreseen, no_answer, refuse
 from app.wire.transport import Gone, Stalled, Transport
-
-_log = structlog.get_logger()
 
 # After the last answer what still comes is read and dropped, so that the answer is not lost by a reset (RFC 9112 9.6).
 _LINGER_SECONDS = 2.0
@@ -169,7 +164,8 @@ class Connection:
         except SluiceError as error:  # what was sent is no request
             self._refused = error
         if self._refused is not None:
-            await self._transport.send(self._transport.write((self._refusal(self._refused),)))
+            answer = refuse(self._refused, self._base.get("client")).as_http1(self._answering)
+            await self._transport.send(self._transport.write((answer,)))
             self._lingers = True
         if self._lingers:
             await self._linger()
@@ -206,6 +202,7 @@ class Connection:
                 if not came:
                     return None
                 if came == self._head_bytes and not inbound.buffered:
+                    inbound.repeat_head()
                     return self._head
                 inbound.feed(came)
             if came == inbound.last_head and not (inbound.buffered or head.chunked or head.content_length):
@@ -225,19 +222,15 @@ class Connection:
         refused: SluiceError | None = None
         try:
             await self._app(exchange.asgi_scope(self._base), exchange.receive, exchange.send)
-        except Disconnected:
-            pass
-        except SluiceError as error:
-            refused = error
-        except Exception:  # noqa: BLE001 - the application's bug: told, and no other connection's matter
-            _log.exception("application failed")
+        except Exception as raised:  # noqa: BLE001 - the application's bug: told, and no other connection's matter
+            refused = foreseen(raised)
         finally:
             transport.watched.on_gone = None
             if exchange.started and not exchange.complete and exchange.response.until_close:
                 transport.reset()  # a FIN would make it look whole
         if not (exchange.started or exchange.broken or transport.watched.gone):
             self._answering = head
-            raise refused or SluiceError("The application did not answer.")
+            raise refused or no_answer()
         if transport.watched.gone or not exchange.complete:
             return False
         self._lingers = (
@@ -273,30 +266,3 @@ class Connection:
             await self._transport.end()
             while left > 0 and (came := await self._transport.receive(stoppable=True)):
                 left -= len(came)
-
-    def _refusal(self, error: SluiceError) -> bytes:
-        """The whole answer to what is no request."""
-        request_id = secrets.token_hex(8)
-        client = (self._base.get("client") or [None])[0]
-        _log.info(
-            "request refused",
-            status=error.status,
-            error=error.name,
-            detail=error.detail,
-            client=client,
-            request_id=request_id,
-        )
-        return refusal(error, request_id, self._answering)
-
-
-def refusal(error: SluiceError, request_id: str, head: RequestHead | None = None) -> bytes:
-    """``error`` as an answer of its own, after which the connection ends."""
-    document = problem(error, request_id)
-    fields = [(name.encode(), value.encode("latin-1")) for name, value in document.headers]
-    fields.append((b"x-request-id", request_id.encode()))
-    response = Response(head or _NO_REQUEST)
-    start = response.begin(document.status, fields, size=len(document.body), close=True, trailers=False)
-    return start + b"".join(response.body(document.body))
-
-
-_NO_REQUEST = RequestHead("GET", b"/", "/", b"", "1.1", [], None, False, False, False, None, False)

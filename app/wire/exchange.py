@@ -61,6 +61,8 @@ class Exchange:
         "started",
     )
 
+    close_code: int | None = None
+
     def __init__(
         self, head: RequestHead, inbound: Inbound, transport: Transport, stall: float, scope: trio.CancelScope
     ) -> None:

@@ -34,7 +34,7 @@ _REQUEST_LINE = re.compile(_LINE + rb"([0-9])\.[0-9]\r\n")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]++)(/[^?]*+)?+(?:\?(.*+))?+")
 # uri-host [ ":" port ] (RFC 9110 7.2), without the comma that RFC 3986 allows in names: it would look like two hosts.
 _NAME = rb"(?:[0-9A-Za-z._~!$&'()*+;=-]++|%[0-9A-Fa-f]{2})++"
-_HOST = re.compile(rb"(?:" + _NAME + rb"|\[[0-9A-Fa-f:.]++(?:%[0-9A-Za-z._~%-]++)?+\])(?::[0-9]{0,5})?")
+HOST = re.compile(rb"(?:" + _NAME + rb"|\[[0-9A-Fa-f:.]++(?:%[0-9A-Za-z._~%-]++)?+\])(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # The fields that say where the message ends and how the connection goes on.
@@ -202,7 +202,7 @@ def _other_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None, byte
     if target == b"*" and method == b"OPTIONS":
         return target, None, None
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None or not _HOST.fullmatch(absolute[1]):
+    if absolute is None or not HOST.fullmatch(absolute[1]):
         raise BadRequest(f"not a request target: {shown(target)}")
     return absolute[2] or b"/", absolute[3], absolute[1]
 
@@ -231,7 +231,7 @@ def _told(fields: list[Field], version: str) -> _Told:
     if host is None:
         if modern:
             raise BadRequest("no host")
-    elif host and not _HOST.fullmatch(host):
+    elif host and not HOST.fullmatch(host):
         raise BadRequest(f"not a host: {shown(host)}")
     if modern and (len(told) == 1 or (len(told) == 2 and told.get(b"connection") in _KEEP_ALIVE)):
         return _PLAIN

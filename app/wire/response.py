@@ -94,6 +94,11 @@ class Response:
             self._left -= size
         return (b"%x\r\n" % size, b"\r\n") if self._chunked else (b"", b"")
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left of the body that the head announces; False where it announces no length."""
+        return self._bodiless or self._left == 0
+
     def end(self, trailers: Fields = ()) -> bytes:
         """The end of the body. *Errors*: BadAnswer, where it is shorter than was announced."""
         if self._left and not self._bodiless:

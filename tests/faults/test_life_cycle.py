@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,37 @@ def test_a_reload_puts_new_workers_in_place_of_the_old(folder: Path) -> None:
         assert server.workers() != before
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_worker_whose_rooms_are_gone_ends(folder: Path) -> None:
+    command = [*HYPERCORN[:-1], "-w", "1", "tests.faults.ending_app:app"]
+    with running(folder, command) as server:
+        (worker,) = server.workers()
+        ask(server.port, "/end")
+        (line,) = server.wait_for_event("the application ended")
+        assert "what they stand on is gone" in line["exception"]
+        wait_until(lambda: worker not in server.workers(), "the worker ends")
+        server.signal(signal.SIGTERM)
+        server.wait()
+
+
+def test_hypercorn_as_it_comes_ends_in_time_though_clients_stay(folder: Path) -> None:
+    variables = {"SLUICE_WIRE": "stock", "SLUICE_DRAIN_TIMEOUT": "300ms"}
+    with running(folder, HYPERCORN, workers=1, **variables) as server, ExitStack() as stack:
+        _, begun, used, never_reads = (stack.enter_context(RawClient(server.port)) for _ in range(4))
+        begun.send(b"GET / HTTP/1.1\r\n")
+        used.get("/healthz")
+        used.answer()
+        _start_download(never_reads)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0  # a connection may be idle for longer than this waits
+        wait_until(lambda: not _group(server.pid), "no process is left")
+
+
+def test_hypercorn_as_it_comes_ends_in_order_with_idle_clients(folder: Path) -> None:
+    with running(folder, HYPERCORN, workers=1, SLUICE_WIRE="stock") as server, RawClient(server.port) as used:
+        used.get("/healthz")
+        used.answer()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert _counts(server) == (0, 0)

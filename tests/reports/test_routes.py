@@ -65,6 +65,20 @@ def test_a_user_id_may_be_percent_encoded(any_site: Site, user: str) -> None:
     assert any_site.get(user).body == b"odd"
 
 
+@pytest.mark.parametrize("path", ["/api/%72eport/ada", "/%61pi/report/ada", "/%61%70%69/%72%65%70%6f%72%74/%61%64%61"])
+def test_letters_of_the_route_may_be_percent_encoded(site: Site, path: str) -> None:
+    plain = site.get("ada")
+    encoded = ask(site.server.port, "GET", path)
+    assert (encoded.status, encoded.body) == (200, plain.body)
+    assert encoded.fields["etag"] == plain.fields["etag"]
+    assert ask(site.server.port, "GET", path, {"If-None-Match": plain.fields["etag"]}).status == 304
+
+
+@pytest.mark.parametrize("path", ["/api%2Freport/ada", "/api/report%2fada", "%2Fapi/report/ada"])
+def test_a_slash_that_is_percent_encoded_divides_nothing(site: Site, path: str) -> None:
+    assert ask(site.server.port, "GET", path).status in {400, 404}
+
+
 def test_the_longest_user_id_is_served(any_site: Site) -> None:
     assert any_site.get("x" * 128).body == b"long"
 

@@ -190,11 +190,23 @@ async def test_an_error_beside_a_cancellation_from_outside_is_not_lost(log: Log)
 
 
 class _Socket(Wire):
-    """The client of a WebSocket, which says nothing."""
+    """The client of a WebSocket, which sends ``messages`` and leaves with ``code``."""
+
+    def __init__(self, messages: int = 0, code: int = 1006) -> None:
+        super().__init__()
+        self._code = code
+        self._messages: list[Message] = [{"type": "websocket.receive", "text": str(each)} for each in range(messages)]
 
     async def receive(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        if self._messages:
+            return self._messages.pop(0)
         await self._left.wait()
-        return {"type": "websocket.disconnect", "code": 1006}
+        return {"type": "websocket.disconnect", "code": self._code}
+
+    def leave(self) -> None:
+        self.close_code = self._code
+        super().leave()
 
 
 async def _accept_and_wait(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -207,6 +219,51 @@ async def test_a_websocket_ends_with_its_client(log: Log) -> None:
     await _end_while_it_waits(_accept_and_wait, wire, wire.leave, type="websocket")
     assert [message["type"] for message in wire.sent] == ["websocket.accept"]
     assert (log[-1]["status"], log[-1]["outcome"]) == (499, "disconnected")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1005])
+async def test_who_closes_a_websocket_as_he_should_has_not_just_gone_away(code: int, log: Log) -> None:
+    wire = _Socket(code=code)
+    await _end_while_it_waits(_accept_and_wait, wire, wire.leave, type="websocket")
+    assert [(line["status"], line["outcome"]) for line in log] == [(101, "ok")]
+
+
+async def test_an_error_is_one_also_where_the_client_has_closed(log: Log) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _accept_and_wait(scope, receive, send)
+        finally:
+            raise ValueError("while cleaning up")
+
+    wire = _Socket(code=1000)
+    await _end_while_it_waits(application, wire, wire.leave, type="websocket")
+    assert log[-1]["outcome"] != "ok"
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["unexpected error"]
+
+
+async def test_no_message_of_a_websocket_is_lost_to_who_watches_for_its_end() -> None:
+    taken: list[str] = []
+
+    async def application(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        taken.extend([(await receive())["text"] for _ in range(10)])
+
+    await ask(application, wire=_Socket(messages=10), type="websocket")
+    assert taken == [str(each) for each in range(10)]
+
+
+@pytest.mark.parametrize(("how", "status"), [("close", 403), ("return", 500)])
+async def test_a_route_that_does_not_take_a_websocket_refuses_it_with_a_problem(
+    how: str, status: int, log: Log
+) -> None:
+    async def application(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if how == "close":
+            await send({"type": "websocket.close"})
+
+    wire = await ask(application, {"x-request-id": "asked-for"}, wire=_Socket(), type="websocket")
+    assert (wire.status, wire.problem["request_id"]) == (status, "asked-for")
+    assert wire.fields[b"x-request-id"] == b"asked-for"
+    assert (log[-1]["status"], log[-1]["outcome"]) == (status, "client_error" if how == "close" else "error")
 
 
 async def test_a_websocket_is_told_that_the_server_ends(log: Log) -> None:

@@ -172,6 +172,30 @@ def test_options_tells_what_is_allowed(path: str, server: SluiceProcess) -> None
     assert set(told.fields["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", *changes}
 
 
+def test_options_of_the_server_itself_is_answered(server: SluiceProcess) -> None:
+    told = ask(server.port, "OPTIONS", "*", {"X-Request-Id": "id-1"})  # RFC 9110 9.3.7
+    assert (told.status, told.body, told.fields["x-request-id"]) == (204, b"", "id-1")
+    assert "content-length" not in told.fields
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_no_other_method_has_the_server_itself_for_a_target(method: str, server: SluiceProcess) -> None:
+    assert ask(server.port, method, "*").status == 400
+
+
+def test_a_websocket_where_there_is_none_is_a_problem(server: SluiceProcess) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        "X-Request-Id": "id-1",
+    }
+    missing = ask(server.port, "GET", "/nothing", handshake)
+    assert (missing.status, missing.fields["x-request-id"]) == (404, "id-1")
+    assert missing.problem["request_id"] == "id-1"
+
+
 @pytest.mark.parametrize(
     "path",
     ["/nothing", "/healthz/", "/api", "/api/report", "/HEALTHZ", "/.env", "/../healthz", "/%2e%2e/healthz", "/%00"],

@@ -27,9 +27,11 @@ class Wire:
     """
 
     tells = True
+    close_code: int | None = None
 
     def __init__(self, body: Sequence[bytes] = (b"",), *, reads: bool = True) -> None:
         self.sent: list[Message] = []
+        self.started = False
         self.scope: trio.CancelScope | None = None
         self._reads = reads
         self._body = list(body)
@@ -44,6 +46,7 @@ class Wire:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
+        self.started = True
         await trio.lowlevel.checkpoint()
         if not self._reads:
             await trio.sleep_forever()

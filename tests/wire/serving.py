@@ -15,6 +15,8 @@ from typing import Any, Literal, cast
 
 import h11
 import hypercorn.protocol as hypercorn_protocol
+import hypercorn.protocol.h2 as hypercorn_h2
+import hypercorn.protocol.h11 as hypercorn_h11
 import hypercorn.trio.run as hypercorn_run
 import trio
 import trio.testing
@@ -31,6 +33,15 @@ from app.wire.hypercorn import hypercorn_values, serve
 type Ending = Literal["fin", "reset"]
 
 SETTINGS = replace(load_settings({}).server, port=0, drain_timeout=20)
+# What the adapter puts in the place of Hypercorn's own.
+_REPLACED: list[tuple[Any, str]] = [
+    (hypercorn_run, "TCPServer"),
+    (hypercorn_run, "worker_serve"),
+    (hypercorn_protocol, "H2Protocol"),
+    (hypercorn_h2, "HTTPStream"),
+    (hypercorn_h11, "HTTPStream"),
+    (hypercorn_h11, "WSStream"),
+]
 # A test that takes longer hangs.
 _SECONDS = 30
 
@@ -323,8 +334,7 @@ async def open_server(app: AsgiApp, *, tls: bool = False, **settings: Any) -> As
 
     settings: of `ServerSettings`, where they differ from the defaults.
     """
-    run_module, protocol_module = cast("Any", hypercorn_run), cast("Any", hypercorn_protocol)
-    served_by = run_module.TCPServer, run_module.worker_serve, protocol_module.H2Protocol
+    replaced = [(module, name, getattr(module, name)) for module, name in _REPLACED]
     ours = replace(SETTINGS, **settings)
     config = (_TlsConfig if tls else Config).from_mapping(hypercorn_values(ours))
     sockets = config.create_sockets()
@@ -343,11 +353,12 @@ async def open_server(app: AsgiApp, *, tls: bool = False, **settings: Any) -> As
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run)
                 await trio.testing.wait_all_tasks_blocked()
-                connections: Any = getattr(run_module.TCPServer, "shared", None)
+                connections: Any = getattr(cast("Any", hypercorn_run).TCPServer, "shared", None)
                 yield Server(listening[0].getsockname()[1], connections, gate, tls)
                 gate.start()
     finally:
-        run_module.TCPServer, run_module.worker_serve, protocol_module.H2Protocol = served_by
+        for module, name, stock in replaced:
+            setattr(module, name, stock)
         for each in listening:
             each.close()
     assert ended_well == [True]

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 import structlog
 import trio
 
 from app.errors import NotFound
+from app.flow.drain import DrainGate
+from app.telemetry.logs import _identify
+from app.web.boundary import Boundary
 from app.wire.asgi import PEER, WHOLE, Message, Receive, Scope, Send
 from app.wire.response import BadAnswer
+from tests.wire.bad_answers import CUT_ANSWERS, NO_ANSWERS
 from tests.wire.serving import (
     GET,
     MUCH,
+    SETTINGS,
     answer,
     end,
     get,
     open_server,
     part,
     post,
-    send_file,
+    read_body,
     start,
 )
 
@@ -33,70 +37,11 @@ _HEAD = b"HEAD" + GET[3:]
 # -- what is no answer -------------------------------------------------------------------------------------------------
 
 
-async def _raise(send: Send) -> None:
-    raise ValueError("no client's business")
-
-
-async def _return(send: Send) -> None:
-    pass
-
-
-async def _only_start(send: Send) -> None:
-    await start(send, (b"x-field", b"never sent"))
-
-
-async def _start_and_raise(send: Send) -> None:
-    await start(send, (b"x-field", b"never sent"))
-    raise ValueError
-
-
-def _with(*fields: tuple[bytes, bytes], body: bytes = b"", status: int = 200) -> Callable[[Send], Awaitable[None]]:
-    async def app(send: Send) -> None:
-        await answer(send, body, *fields, status=status)
-
-    return app
-
-
-def _whole_with(*fields: tuple[bytes, bytes], body: bytes = b"") -> Callable[[Send], Awaitable[None]]:
-    async def app(send: Send) -> None:
-        await send({"type": WHOLE, "status": 200, "headers": fields, "body": body})
-
-    return app
-
-
-async def _file_too_long(send: Send) -> None:
-    await start(send, (b"content-length", b"1"))
-    await send_file(send, Path(__file__), 0, 2)
-
-
-_NO_ANSWERS = {
-    "raises": _raise,
-    "returns": _return,
-    "only a start": _only_start,
-    "a start, then raises": _start_and_raise,
-    "a line break in a value": _with((b"x-field", b"a\r\nX-Injected: 1")),
-    "LF in a value": _with((b"x-field", b"a\nX-Injected: 1")),
-    "CR in a value": _with((b"x-field", b"a\rX-Injected: 1")),
-    "NUL in a value": _with((b"x-field", b"a\0")),
-    "a line break in a name": _with((b"x-field: 1\r\nX-Injected", b"1")),
-    "two lengths": _with((b"content-length", b"1"), (b"content-length", b"2"), body=b"a"),
-    "a length that is none": _with((b"content-length", b"1, 1"), body=b"a"),
-    "a negative length": _with((b"content-length", b"-1")),
-    "too long": _with((b"content-length", b"1"), body=b"X-Injected: 1"),
-    "too short": _with((b"content-length", b"100"), body=b"X-Injected: 1"),
-    "whole, too long": _whole_with((b"content-length", b"1"), body=b"X-Injected: 1"),
-    "whole, a line break": _whole_with((b"x-field", b"a\r\nX-Injected: 1")),
-    "a file, too long": _file_too_long,
-    "an interim status": _with(status=103),
-    "no bytes": _with(("x-field", "text")),  # type: ignore[arg-type]
-}
-
-
-@pytest.mark.parametrize("kind", _NO_ANSWERS)
+@pytest.mark.parametrize("kind", NO_ANSWERS)
 async def test_what_cannot_be_sent_is_told_as_500(kind: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/":
-            await _NO_ANSWERS[kind](send)
+            await NO_ANSWERS[kind](send)
         else:
             await answer(send, b"served")
 
@@ -117,6 +62,27 @@ async def test_what_cannot_be_sent_is_told_as_500(kind: str) -> None:
     assert ("application failed" in {line["event"] for line in logs}) == (kind not in {"returns", "only a start"})
 
 
+@pytest.mark.parametrize("kind", NO_ANSWERS)
+async def test_behind_the_boundary_it_has_the_request_id_of_its_line_in_the_log(kind: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await NO_ANSWERS[kind](send)
+        else:
+            await answer(send, b"served")
+
+    with structlog.testing.capture_logs(processors=[_identify]) as logs:
+        async with open_server(Boundary(app, DrainGate(), SETTINGS)) as server, server.connect() as client:
+            answered = await client.ask(GET)
+            assert (answered.status, answered.problem["error"]) == (500, "Internal server error")
+            assert answered.problem["request_id"].encode() == answered.fields[b"x-request-id"]
+            assert answered.fields.keys().isdisjoint({b"x-field", b"x-injected"})
+            assert (await client.ask(get("/more"))).body == b"served"
+    (line, *_) = [line for line in logs if line["event"] == "request"]
+    said = (line["status"], line["outcome"], line["bytes"], line["request_id"])
+    assert said == (500, "error", len(answered.body), answered.problem["request_id"])
+    assert "request refused" not in {line["event"] for line in logs}
+
+
 async def test_to_head_no_error_has_a_body() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         pass
@@ -128,15 +94,42 @@ async def test_to_head_no_error_has_a_body() -> None:
         assert await client.ending() == "fin"
 
 
-async def test_an_error_with_an_answer_of_its_own_is_told_as_that() -> None:
+@pytest.mark.parametrize("groups", [0, 1, 2])
+async def test_an_error_with_an_answer_of_its_own_is_told_as_that(groups: int) -> None:
+    """Also where the application's nursery has wrapped it."""
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotFound("nothing here")
+        raised: list[Exception] = [NotFound("nothing here")]
+        for _ in range(groups):
+            raised = [ExceptionGroup("one", raised)]
+        raise raised[0]
 
     with structlog.testing.capture_logs() as logs:
         async with open_server(app) as server:
             answered = await server.ask(GET)
     assert (answered.status, answered.problem["detail"]) == (404, "nothing here")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == []
+
+
+async def test_several_errors_at_once_are_told_as_500_and_none_is_lost() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ExceptionGroup("two", [NotFound("nothing here"), ValueError("a bug")])
+
+    with structlog.testing.capture_logs() as logs:
+        async with open_server(app) as server:
+            assert (await server.ask(GET)).status == 500
+    (line,) = [line for line in logs if line["event"] == "application failed"]
+    assert isinstance(line["exc_info"], ExceptionGroup)
+
+
+async def test_a_malformed_body_is_told_as_400_also_from_a_nursery() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_body, receive)
+
+    async with open_server(app) as server, server.connect() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: sluice\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
+        assert (await client.answer("POST")).status == 400
 
 
 async def test_after_a_bad_answer_another_can_be_given() -> None:
@@ -155,44 +148,8 @@ async def test_after_a_bad_answer_another_can_be_given() -> None:
             assert not answered.closes
 
 
-async def _too_much(send: Send) -> None:
-    await start(send, (b"content-length", b"5"))
-    await part(send, b"123")
-    await part(send, b"456")
-
-
-async def _too_little(send: Send) -> None:
-    await start(send, (b"content-length", b"5"))
-    await part(send, b"123")
-    await end(send)
-
-
-async def _fails_in_the_middle(send: Send) -> None:
-    await start(send)
-    await part(send, b"123")
-    raise ValueError
-
-
-async def _returns_in_the_middle(send: Send) -> None:
-    await start(send)
-    await part(send, b"123")
-
-
-async def _bad_trailers(send: Send) -> None:
-    await start(send, trailers=True)
-    await end(send, b"123")
-    await send({"type": "http.response.trailers", "headers": [(b"x-field", b"a\r\nb")]})
-
-
-async def _no_trailers(send: Send) -> None:
-    await start(send, trailers=True)
-    await end(send, b"123")
-
-
 @over_both
-@pytest.mark.parametrize(
-    "app", [_too_much, _too_little, _fails_in_the_middle, _returns_in_the_middle, _bad_trailers, _no_trailers]
-)
+@pytest.mark.parametrize("app", CUT_ANSWERS)
 async def test_an_answer_that_fails_after_it_began_is_cut(app: Callable[[Send], Awaitable[None]], tls: bool) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await app(send)

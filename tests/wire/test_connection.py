@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from app.wire.asgi import Receive, Scope, Send
 from app.wire.transport import PlainTransport
@@ -208,6 +209,25 @@ async def test_the_last_request_s_bytes_after_part_of_a_head_are_part_of_it() ->
         # "X-Field: GET / HTTP/1.1", then the host: one head, and no more than one answer.
         await client.send(get("/next"))
         assert (await client.answer()).body == b"GET /next "
+
+
+@over_both
+async def test_before_each_request_one_empty_line_is_skipped_and_no_second(tls: bool) -> None:
+    """RFC 9112 2.2; also before one that is the same as the last."""
+    async with open_server(echo, tls=tls) as server, server.connect() as client:
+        await client.ask(GET)
+        for _ in range(3):
+            await client.send(b"\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.005)  # each in a segment of its own
+            assert (await client.ask(GET)).body == b"GET / "
+        await client.send(b"\r\n" + GET)
+        assert (await client.answer()).body == b"GET / "
+        for empty in (b"\r\n", b"\r\n"):
+            await client.send(empty)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        await client.send(GET)
+        assert (await client.answer()).status == 400
+        assert await client.ending() == "fin"
 
 
 # -- bytes of all kinds, at all times ----------------------------------------------------------------------------------

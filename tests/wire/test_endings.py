@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import suppress
 from typing import Literal
 
@@ -305,6 +306,26 @@ async def test_idle_connections_end_with_the_server(tls: bool) -> None:
             assert await new.ending() == "fin"
             assert await used.ending() == "fin"
             await server.all_gone()
+
+
+@pytest.mark.parametrize("sent", [0, 10, 100])
+async def test_a_handshake_in_progress_does_not_hold_the_end_of_the_server(sent: int) -> None:
+    outgoing = ssl.MemoryBIO()
+    handshake = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        handshake.do_handshake()
+    hello = outgoing.read()
+    async with (
+        open_server(echo, tls=True, header_timeout=3600, drain_timeout=3600) as server,
+        await connect(server.port) as client,
+    ):
+        await client.send_all(hello[:sent])
+        while not server.connections._handshakes:  # noqa: ASYNC110 - the server tells nobody
+            await trio.sleep(0.002)
+        server.gate.start()
+        with suppress(trio.BrokenResourceError):  # a reset is an end too
+            assert await client.receive_some() == b""
+        await server.all_gone()
 
 
 @over_both

@@ -20,9 +20,9 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.drain import DrainGate
-from app.wire import hypercorn as adapter
 from app.wire.drain import Drain
-from app.wire.hypercorn import hypercorn_values, install
+from app.wire.hypercorn import hypercorn_values, install, installation, serve
+from app.wire.hypercorn.client_connection import ClientConnection
 from tests.wire.serving import GET_CLOSE, SETTINGS, connect, open_server
 
 type _Message = MutableMapping[str, Any]
@@ -124,7 +124,7 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async with _open_server(_answer_briefly) as port, await connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
-            patched.setattr(adapter._Connection, "_run", fail)
+            patched.setattr(ClientConnection, "_run", fail)
             assert await _ask(port, GET_CLOSE) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(GET_CLOSE)
@@ -260,6 +260,50 @@ async def test_an_answer_over_http_2_that_is_left_unfinished_is_reset() -> None:
     assert not any(isinstance(event, h2.events.StreamEnded) for event in events)
 
 
+# -- an application that ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_a_server_ends_with_its_application(raises: bool, busy: bool) -> None:
+    """Whatever runs: the rooms that it needs are gone."""
+    ends, up, begun = trio.Event(), trio.Event(), trio.Event()
+
+    async def application(scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send) -> None:
+        if scope["type"] != "lifespan":
+            begun.set()
+            await trio.sleep_forever()
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        up.set()
+        await ends.wait()
+        if raises:
+            raise ValueError("a bug of the application's")
+
+    config = Config.from_mapping(hypercorn_values(SETTINGS))
+    sockets = config.create_sockets()
+    (listening,) = sockets.insecure_sockets
+    listening.listen()
+    ended: list[bool] = []
+
+    async def run() -> None:
+        ended.append(await serve(application, config, sockets, Drain(DrainGate(), 0, 3600), SETTINGS, io_threads=1))
+
+    with structlog.testing.capture_logs() as logs, trio.fail_after(20), listening:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await up.wait()
+            async with await connect(listening.getsockname()[1]) as client:
+                if busy:
+                    await client.send_all(GET_CLOSE)
+                    await begun.wait()
+                ends.set()
+                assert await _read_all(client) == b""
+    assert ended == [False]
+    (line,) = [line for line in logs if line["event"] == "the application ended"]
+    assert isinstance(line["exc_info"], ValueError) == raises
+
+
 # -- what it adapts ----------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +336,7 @@ def test_a_worker_serve_without_what_is_needed_is_left_as_it_is(monkeypatch: pyt
 
 
 async def test_left_as_it_is_it_still_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_unexpected", lambda: ["something"])
+    monkeypatch.setattr(installation, "_unexpected", lambda: ["something"])
     async with _open_server(_answer_briefly) as port:
         assert vars(hypercorn_run)["TCPServer"] is TCPServer
         await _assert_it_serves(port)

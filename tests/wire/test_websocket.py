@@ -25,8 +25,9 @@ from wsproto.extensions import PerMessageDeflate
 from app.errors import NotFound
 from app.flow.drain import DrainGate
 from app.flow.request import current_request
+from app.telemetry.logs import _identify
 from app.web.boundary import Boundary
-from app.wire.asgi import AsgiApp, Receive, Scope, Send
+from app.wire.asgi import AsgiApp, Message, Receive, Scope, Send
 from tests.wire.serving import GET, SETTINGS, Client, Server, answer, open_server
 
 HANDSHAKE = (
@@ -305,14 +306,55 @@ async def test_whoever_leaves_before_the_answer_to_the_handshake_is_noticed_at_o
         await server.all_gone()
 
 
-async def test_a_client_that_closes_is_answered_and_its_route_ended() -> None:
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 4000])
+async def test_a_client_that_closes_is_answered_and_its_route_ended(code: int) -> None:
+    """Who closes as he should has not just gone away."""
     held = Held()
-    async with open_server(bounded(held)) as server, connected(server) as socket:
-        await socket.open()
-        await held.accepted.wait()
-        await socket.say(CloseConnection(1000, "done"))
-        assert await socket.closed() == (1000, "done")
-        await held.ended.wait()
+    with structlog.testing.capture_logs() as logs:
+        async with open_server(bounded(held)) as server, connected(server) as socket:
+            await socket.open()
+            await held.accepted.wait()
+            await socket.say(CloseConnection(code, "done"))
+            assert await socket.closed() == (code, "done")
+            await held.ended.wait()
+            await server.all_gone()
+    polite = code in {1000, 1001}
+    assert [(line["status"], line["outcome"]) for line in logs] == [(101, "ok") if polite else (499, "disconnected")]
+
+
+async def test_a_browser_closes_without_a_code() -> None:
+    held = Held()
+    with structlog.testing.capture_logs() as logs:
+        async with open_server(bounded(held)) as server, connected(server) as socket:
+            await socket.open()
+            await held.accepted.wait()
+            await socket.client.send(b"\x88\x80\0\0\0\0")
+            await held.ended.wait()
+            await server.all_gone()
+    assert [(line["status"], line["outcome"]) for line in logs] == [(101, "ok")]
+
+
+async def test_an_application_is_told_with_which_code_its_client_has_closed() -> None:
+    told: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        told.append(await receive())
+
+    async with open_server(app) as server:
+        async with connected(server) as socket:
+            await socket.open()
+            await socket.say(CloseConnection(4321, "enough"))
+            await server.all_gone()
+        async with connected(server) as socket:
+            await socket.open()
+            socket.client.leave("close")
+            await server.all_gone()
+    assert [(message["type"], message["code"]) for message in told] == [
+        ("websocket.disconnect", 4321),
+        ("websocket.disconnect", 1006),
+    ]
+    assert told[0]["reason"] == "enough"
 
 
 async def test_a_route_that_sends_for_ever_ends_with_its_client_even_where_nobody_cancels_it() -> None:
@@ -454,17 +496,38 @@ async def test_a_refusal_is_a_problem_document_and_nothing_behind_it_is_served()
     assert served == ["websocket"] * 5
 
 
-@pytest.mark.parametrize("how", ["close", "return"])
-async def test_a_route_that_does_not_accept_refuses(how: str) -> None:
+@pytest.mark.parametrize("with_boundary", [False, True], ids=["raw", "boundary"])
+@pytest.mark.parametrize("how", ["close", "return", "raise"])
+async def test_a_route_that_does_not_accept_refuses(how: str, with_boundary: bool) -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         if how == "close":
             await send({"type": "websocket.close"})
+        if how == "raise":
+            raise NotFound("there is nothing at /socket")
 
-    async with open_server(refuse) as server, server.connect() as client:
-        refused = await client.ask(HANDSHAKE)
-        assert refused.status == (403 if how == "close" else 500)
-        assert await client.rest() == b""
+    status = {"close": 403, "return": 500, "raise": 404}[how]
+    with structlog.testing.capture_logs(processors=[_identify]) as logs:
+        async with (
+            open_server(bounded(refuse) if with_boundary else refuse) as server,
+            server.connect() as client,
+        ):
+            refused = await client.ask(HANDSHAKE)
+            assert await client.rest() == b""
+    assert (refused.status, refused.problem["status"], refused.complete) == (status, status, True)
+    assert refused.fields[b"x-request-id"].decode() == refused.problem["request_id"]
+    (line,) = [line for line in logs if line["event"] == ("request" if with_boundary else "request refused")]
+    assert (line["status"], line["request_id"]) == (status, refused.problem["request_id"])
+    assert line.get("outcome") == (("error" if how == "return" else "client_error") if with_boundary else None)
+
+
+async def test_a_request_id_is_that_of_the_client_also_in_a_refusal() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close"})
+
+    async with open_server(bounded(refuse)) as server:
+        refused = await server.ask(HANDSHAKE[:-2] + b"X-Request-Id: asked-for\r\n\r\n")
+    assert (refused.status, refused.fields[b"x-request-id"]) == (403, b"asked-for")
 
 
 @pytest.mark.parametrize(
@@ -475,6 +538,7 @@ async def test_a_handshake_that_is_none_is_refused(field: bytes) -> None:
     async with open_server(echo) as server, server.connect() as client:
         refused = await client.ask(head + field + b"\r\n")
         assert refused.status == 400
+        assert refused.fields[b"x-request-id"].decode() == refused.problem["request_id"]
         assert await client.rest() == b""
         assert (await server.ask(GET)).body == b"hello"
 

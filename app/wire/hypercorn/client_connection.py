@@ -1,0 +1,275 @@
+"""A client's connection under Hypercorn: HTTP/1.1 is ours, what speaks HTTP/2 or wants a WebSocket is Hypercorn's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import hypercorn.utils as hypercorn_utils
+import structlog
+import trio
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ConnectionState
+
+from app.errors import Overloaded
+from app.flow.threads import ThreadPool
+from app.wire.connection import Connection, Connections
+from app.wire.hypercorn.applications import ApplicationGroup
+from app.wire.hypercorn.http2 import Http2
+from app.wire.hypercorn.serving import WatchedApp
+from app.wire.refusal import refusal
+from app.wire.transport import PlainTransport, TlsTransport
+
+_log = structlog.get_logger()
+_parse_socket_addr = cast("Any", hypercorn_utils).parse_socket_addr
+
+_LAST_WORDS_SECONDS = 1.0
+# After a connection's last words what still comes is read and dropped.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
+# A TLS record holds this much; the stall limit asks for progress once a record.
+_RECORD_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
+_LAST_READ_SECONDS = 0.02
+# Descriptors that are not clients': files, databases, pipes.
+OTHER_DESCRIPTORS = 400
+
+
+class ClientConnection(TCPServer):
+    """One connection. Whatever it raises ends it alone."""
+
+    shared: ClassVar[Connections]
+    threads: ClassVar[ThreadPool]
+    _reading: trio.CancelScope | None = None
+    _held = False
+    _watching: int | None = None
+    _lingers = False
+
+    async def run(self) -> None:
+        with self.shared.counted() as wanted:
+            try:
+                await (self._run() if wanted else self._refuse())
+            except BaseExceptionGroup as group:
+                cancelled, failed = group.split(trio.Cancelled)
+                if failed is not None:
+                    _log.warning("connection failed", exc_info=failed)
+                if cancelled is not None:
+                    raise cancelled from None
+            except OSError:
+                pass  # it was gone before we knew whose it is
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this connection and no other
+                _log.warning("connection failed", exc_info=error)
+            finally:
+                self._socket.close()
+
+    @property
+    def _socket(self) -> trio.socket.SocketType:
+        stream: Any = self.stream
+        return getattr(stream, "transport_stream", stream).socket
+
+    async def _refuse(self) -> None:
+        """There are too many. TLS is not worth a handshake for that."""
+        stream: Any = self.stream
+        if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + OTHER_DESCRIPTORS // 2:
+            return
+        _log.info("connection refused", limit=self.shared.limit)
+        error = Overloaded("the server has as many connections as it takes", retry_after=1)
+        os.write(self._socket.fileno(), refusal(error).as_http1())
+        self._socket.shutdown(trio.socket.SHUT_WR)
+        with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
+            while await self._socket.recv(_READ_BYTES):
+                pass
+
+    async def _run(self) -> None:
+        stream: Any = self.stream
+        shared = self.shared
+        secure = isinstance(stream, trio.SSLStream)
+        alpn = None
+        if secure:
+            with trio.move_on_after(self.config.ssl_handshake_timeout) as handshake, shared.shaking_hands(handshake):
+                try:
+                    await stream.do_handshake()
+                except trio.BrokenResourceError:
+                    return
+            if handshake.cancelled_caught:
+                return
+            alpn = stream.selected_alpn_protocol()
+        client = _parse_socket_addr(self._socket.family, self._socket.getpeername())
+        server = _parse_socket_addr(self._socket.family, self._socket.getsockname())
+        rest: bytes | None = b""
+        if alpn != "h2":
+            if secure:
+                transport = TlsTransport(cast("Any", stream), shared.readiness, shared.settings.stall_timeout)
+            else:
+                transport = PlainTransport(stream, shared.readiness, self.threads, shared.settings.stall_timeout)
+            base = {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "scheme": "https" if secure else "http",
+                "root_path": self.config.root_path,
+                "client": client,
+                "server": server,
+                "state": self.state,
+            }
+            mark = None if self.context.max_requests is None else self._mark_request
+            app = cast("WatchedApp", self.app).asgi
+            rest = await Connection(app, base, transport, shared, mark).run()
+            shared.readiness.forget(self._socket.fileno())
+        if rest is not None:
+            alpn = "h2" if rest.startswith(b"PRI ") else alpn
+            await self._run_stock(rest, alpn, client, server, secure=secure)
+
+    def _mark_request(self) -> None:
+        self.context.requests += 1
+        if self.context.max_requests is not None and self.context.requests > self.context.max_requests:
+            cast("Any", self.context.terminate)._event.set()
+
+    async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
+        """Hypercorn's own protocols, on what ``came`` already and what follows."""
+        scope = trio.CancelScope()
+        self.shared.others.add(scope)
+        try:
+            with scope:
+                await self._run_protocol(came, alpn, client, server, secure=secure)
+        finally:
+            self.shared.others.remove(scope)
+
+    async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
+        try:
+            self._task_group = group = ApplicationGroup(self)
+            async with group:
+                self.protocol = ProtocolWrapper(
+                    self.app,
+                    self.config,
+                    self.context,
+                    group,
+                    ConnectionState(self.state),
+                    secure,
+                    client,
+                    server,
+                    self.protocol_send,
+                    alpn,
+                )
+                async with trio.open_nursery() as group.applications:
+                    await self.protocol.initiate()
+                    await cast("Any", self.idle_task).restart(group, self._idle_timeout)
+                    await self._read(came)
+                group.end()
+        finally:
+            await self._close()
+
+    async def _read(self, came: bytes) -> None:
+        """Reads until the peer leaves, which ends it also while what was read before still waits to be handled."""
+        self._watching = descriptor = self._socket.fileno()
+        if descriptor < 0:  # the drain has closed it
+            return
+        watched = self.shared.readiness.watch(descriptor, reads=False)
+        try:
+            with trio.CancelScope() as reading:
+                self._reading = reading
+                watched.on_gone = partial(self._stop_soon, reading)
+                data = came or await self._read_some()
+                while data:
+                    await self.protocol.handle(RawData(data))
+                    data = await self._read_some()
+            await self.protocol.handle(Closed())
+            if self._lingers:
+                await self._linger()
+        finally:
+            self._unwatch()
+
+    async def _linger(self) -> None:
+        """Reads and drops what still comes, so that our last words are not lost by a reset (RFC 9112 9.6)."""
+        with suppress(OSError):
+            self._socket.shutdown(trio.socket.SHUT_WR)
+        left = _LINGER_BYTES
+        with trio.move_on_after(_LINGER_SECONDS):
+            while left > 0 and (data := await self._read_some()):
+                left -= len(data)
+
+    def _unwatch(self) -> None:
+        """Before the socket is closed: its number is another's afterwards."""
+        descriptor, self._watching = self._watching, None
+        if descriptor is not None:
+            self.shared.readiness.forget(descriptor)
+
+    async def _close(self) -> None:
+        self._unwatch()
+        await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        protocol = self.protocol.protocol
+        if isinstance(protocol, Http2):
+            with trio.move_on_after(_LAST_WORDS_SECONDS):
+                await protocol.say_goodbye()
+        self._unwatch()
+        await super()._initiate_server_close()
+
+    async def _close_forcefully(self) -> None:
+        self._unwatch()
+        await trio.aclose_forcefully(self.stream)
+
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """For as long as the reader waits for an application."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def _stop_soon(self, reading: trio.CancelScope) -> None:
+        # What came before the end is there to be read: a request that was sent whole is known, and logged.
+        reading.deadline = trio.current_time() + (0 if self._held else _LAST_READ_SECONDS)
+
+    async def _read_some(self) -> bytes:
+        try:
+            return bytes(await self.stream.receive_some(_READ_BYTES))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return b""
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Closed) and self._reading is not None:
+            # With a further request in hand, Hypercorn's reader would wait for a turn that never comes.
+            self._lingers = True
+            self._reading.cancel()
+            await self.protocol.handle(event)
+            return
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        try:
+            async with self.send_lock:
+                await self._write(memoryview(event.data))
+        except trio.Cancelled:
+            # Part of it may be out: what would follow on this connection could be taken for the rest.
+            await self._close_forcefully()
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.protocol.handle(Closed())
+        except trio.TooSlowError:
+            _log.info("connection stalled", seconds=self.shared.settings.stall_timeout)
+            await self._close_forcefully()
+            await self.protocol.handle(Closed())
+
+    async def _write(self, rest: memoryview) -> None:
+        """Writes all of ``rest``; TooSlowError where none of it moves for the stall limit."""
+        while rest:
+            with trio.fail_after(self.shared.settings.stall_timeout):
+                rest = rest[await self._write_some(rest) :]
+
+    async def _write_some(self, data: memoryview) -> int:
+        stream: Any = self.stream
+        if isinstance(stream, trio.SSLStream):
+            record = data[:_RECORD_BYTES]
+            await stream.send_all(record)
+            return len(record)
+        try:
+            return cast("int", await stream.socket.send(data))
+        except OSError as error:
+            raise trio.BrokenResourceError from error

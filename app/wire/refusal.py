@@ -1,0 +1,72 @@
+"""What a client is told where no application tells it: a problem document with a request id of its own."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+
+from app.errors import SluiceError
+from app.http.problems import problem
+from app.wire.exchange import Disconnected
+from app.wire.fields import Field
+from app.wire.http1 import RequestHead
+from app.wire.response import Response
+
+_log = structlog.get_logger()
+
+NO_REQUEST = RequestHead("GET", b"/", "/", b"", "1.1", [], None, False, False, False, None, False)
+"""What an answer answers to where nothing was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A whole answer; fields: without its length."""
+
+    status: int
+    fields: list[Field]
+    body: bytes
+
+    def as_http1(self, head: RequestHead | None = None) -> bytes:
+        """As an answer to ``head``, or to what is no request, after which the connection ends."""
+        response = Response(head or NO_REQUEST)
+        start = response.begin(self.status, self.fields, size=len(self.body), close=True, trailers=False)
+        return start + b"".join(response.body(self.body))
+
+
+def refusal(error: SluiceError, request_id: str | None = None) -> Refusal:
+    """``error`` as an answer."""
+    request_id = request_id or secrets.token_hex(8)
+    document = problem(error, request_id)
+    fields = [(name.encode(), value.encode("latin-1")) for name, value in document.headers]
+    fields.append((b"x-request-id", request_id.encode()))
+    return Refusal(document.status, fields, document.body)
+
+
+def refuse(error: SluiceError, client: Any) -> Refusal:
+    """``error`` as an answer, and as a line of the log. client: its address, as ASGI has it."""
+    request_id = secrets.token_hex(8)
+    said = {"status": error.status, "error": error.name, "detail": error.detail}
+    _log.info("request refused", **said, client=client[0] if client else None, request_id=request_id)
+    return refusal(error, request_id)
+
+
+def no_answer() -> SluiceError:
+    return SluiceError("The application did not answer.")
+
+
+def foreseen(raised: Exception) -> SluiceError | None:
+    """What an application tells its client by raising; None where it foresaw nothing, which the log is told then.
+
+    A group of one counts as that one: a nursery wraps whatever is raised in it.
+    """
+    error: Any = raised
+    while isinstance(error, ExceptionGroup) and len(cast("Any", error).exceptions) == 1:
+        error = cast("Any", error).exceptions[0]
+    if isinstance(error, SluiceError):
+        return error
+    if not isinstance(error, Disconnected):  # nobody is left to be told
+        _log.error("application failed", exc_info=raised)
+    return None
