@@ -10,6 +10,7 @@ import trio
 
 from app.errors import RequestTimeout
 from app.wire.asgi import PEER, Receive, Scope, Send
+from app.wire.transport import READ_BYTES
 from tests.wire.serving import (
     GET,
     HOST,
@@ -128,8 +129,8 @@ async def test_a_sender_is_held_while_nobody_reads(reads: int, tls: bool) -> Non
         held_at = await _until_held(sent)
         # The kernel's buffers of both sides, by tcp_rmem and tcp_wmem, and one read of ours.
         assert held_at < 12 * 1024 * 1024
-        assert all(size <= 65_536 for size in messages)
-        assert sum(messages) <= 65_536 * reads
+        assert all(size <= READ_BYTES for size in messages)
+        assert sum(messages) <= READ_BYTES * reads
         done.set()
         nursery.cancel_scope.cancel()
 
@@ -171,7 +172,7 @@ async def test_our_own_backpressure_is_no_stall(tls: bool) -> None:
             nursery.start_soon(client.send, post(body))
             answered = await client.answer("POST")
         assert answered.status == 200
-        assert int(answered.body) > len(body) - 65_537
+        assert int(answered.body) > len(body) - READ_BYTES - 1
 
 
 @over_both
