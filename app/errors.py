@@ -138,6 +138,10 @@ class QueryFailed(SluiceError):
     """The database understood us and said no: our SQL, or data that a column refuses. Not a matter of time."""
 
 
+class DuplicateKey(QueryFailed):
+    """There is a row with that key already."""
+
+
 # -- overloaded, away or too late --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.errors import QueryFailed
+from app.errors import DuplicateKey, QueryFailed
 from app.reports.entries import COLUMNS, Entry, entry_of, expired, files_of, newest, next_second, text
 from app.storage.database import Database, Transaction
 from app.storage.incoming import StoredBlob
@@ -38,7 +38,11 @@ class TooEarly:
 
 @dataclass(frozen=True)
 class Changed:
-    """Nothing was changed: the current entry is not the one that was expected."""
+    """Nothing was changed: the current entry is not the one that was expected, or another was written meanwhile."""
+
+
+class _Outrun(Exception):
+    """Another writer has recorded the same version of the same report."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +125,46 @@ class Catalogue:
 
         expected: what must be the current entry; None for any. committing: called before the commit, after which it may
         be unknown whether the entry was replaced. Called again with the same blob, this finds out.
+
+        A row that is there is locked. Of one that is not there MySQL would lock the gap, in which others want to insert
+        theirs: of several who want to be the first of a user, the key of the versions lets one through.
         """
-        async with self._database.transaction() as transaction:
-            previous = await self._lock(transaction, user_id)
-            history = [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
-            if previous is not None and previous.path == blob.path:  # an earlier commit, whose answer was lost
-                return Replaced(previous, len(history) == 1, frozenset())
-            if expected is not None and expected.entry != previous:
-                return Changed()
-            known = history if previous is None else [*history, previous]
-            if blob.modified_ns < (not_before := max(map(next_second, known), default=0)):
-                return TooEarly(not_before)
-            version = max((entry.version for entry in known), default=0) + 1
-            entry = Entry(user_id, blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
-            await self._write(transaction, entry, new=previous is None)
-            kept = await self._record(transaction, entry, previous, history)
-            committing()
+        there = await self.find(user_id) is not None
+        try:
+            async with self._database.transaction() as transaction:
+                return await self._replace(
+                    transaction, user_id, blob, media_type, there=there, expected=expected, committing=committing
+                )
+        except _Outrun:
+            return Changed()
+
+    async def _replace(
+        self,
+        transaction: Transaction,
+        user_id: str,
+        blob: StoredBlob,
+        media_type: str,
+        *,
+        there: bool,
+        expected: Expected | None,
+        committing: Callable[[], None],
+    ) -> Replaced | TooEarly | Changed:
+        previous = await (self._lock if there else self._read)(transaction, user_id)
+        if previous is not None and not there:
+            return Changed()
+        history = await self._history(transaction, user_id)
+        if previous is not None and previous.path == blob.path:  # an earlier commit, whose answer was lost
+            return Replaced(previous, len(history) == 1, frozenset())
+        if expected is not None and expected.entry != previous:
+            return Changed()
+        known = history if previous is None else [*history, previous]
+        if blob.modified_ns < (not_before := max(map(next_second, known), default=0)):
+            return TooEarly(not_before)
+        version = max((entry.version for entry in known), default=0) + 1
+        entry = Entry(user_id, blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
+        kept = await self._record(transaction, entry, previous, history)
+        await self._write(transaction, entry, new=previous is None)
+        committing()
         return Replaced(entry, previous is None, files_of(known) - files_of(kept))
 
     async def remove(self, user_id: str, *, expected: Expected | None = None) -> Removed | Changed | None:
@@ -147,9 +175,9 @@ class Catalogue:
                 return None
             if expected is not None and expected.entry != current:
                 return Changed()
-            history = [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
+            history = await self._history(transaction, user_id)
             await transaction.execute(f"DELETE FROM user_reports WHERE {self._exactly}", self._key(user_id))  # noqa: S608
-            await transaction.execute("DELETE FROM report_versions WHERE user_id = ?", (user_id,))
+            await self._forget(transaction, history)
         return Removed(files_of([*history, current]))
 
     async def _write(self, transaction: Transaction, entry: Entry, *, new: bool) -> None:
@@ -166,7 +194,7 @@ class Catalogue:
                 f" version = ? WHERE {self._exactly}",
                 (*values, *self._key(entry.user_id)),
             )
-        if entry.user_id not in await self._read(transaction, entry.user_id):
+        if await self._read(transaction, entry.user_id) is None:
             # An adopted column of another type would keep "07" as 7, which is another user.
             raise QueryFailed("the database cannot keep a user of that name", internal=f"user_id {entry.user_id!r}")
 
@@ -179,24 +207,33 @@ class Catalogue:
         if previous is not None and previous.version not in {one.version for one in history}:
             added.insert(0, previous)
         gone = expired([*history, *added], self._keep_versions)
-        for one in added:
-            if one not in gone:
-                values = (one.user_id, one.version, one.path, one.media_type, one.size, one.digest, one.modified_ns)
-                await transaction.execute(_RECORD, values)
-        if versions := [one.version for one in gone if one in history]:
-            marks = ", ".join("?" * len(versions))
-            sql = f"DELETE FROM report_versions WHERE user_id = ? AND version IN ({marks})"  # noqa: S608
-            await transaction.execute(sql, (entry.user_id, *versions))
+        try:
+            for one in added:
+                if one not in gone:
+                    values = (one.user_id, one.version, one.path, one.media_type, one.size, one.digest, one.modified_ns)
+                    await transaction.execute(_RECORD, values)
+        except DuplicateKey as error:
+            raise _Outrun from error
+        await self._forget(transaction, [one for one in gone if one in history])
         return [one for one in (*history, *added) if one not in gone]
 
-    async def _lock(self, transaction: Transaction, user_id: str) -> Entry | None:
-        """The current entry; no other transaction changes it, or adds one, until this one ends."""
-        lock = " FOR UPDATE" if self._database.dialect == "mysql" else ""
-        return (await self._read(transaction, user_id, lock)).get(user_id)
+    async def _forget(self, transaction: Transaction, versions: Sequence[Entry]) -> None:
+        """By their whole keys, so that nothing but these rows is locked."""
+        if versions:
+            marks = ", ".join("?" * len(versions))
+            sql = f"DELETE FROM report_versions WHERE user_id = ? AND version IN ({marks})"  # noqa: S608
+            await transaction.execute(sql, (versions[0].user_id, *(one.version for one in versions)))
 
-    async def _read(self, transaction: Transaction, user_id: str, lock: str = "") -> dict[str, Entry]:
+    async def _history(self, transaction: Transaction, user_id: str) -> list[Entry]:
+        return [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
+
+    async def _lock(self, transaction: Transaction, user_id: str) -> Entry | None:
+        """The current entry; no other transaction changes it until this one ends."""
+        return await self._read(transaction, user_id, " FOR UPDATE" if self._database.dialect == "mysql" else "")
+
+    async def _read(self, transaction: Transaction, user_id: str, lock: str = "") -> Entry | None:
         sql = f"SELECT {COLUMNS} FROM user_reports WHERE user_id = ?{lock}"  # noqa: S608
-        return newest(await transaction.fetch(sql, (user_id,)))
+        return newest(await transaction.fetch(sql, (user_id,))).get(user_id)
 
     @property
     def _exactly(self) -> str:

@@ -47,7 +47,8 @@ class Database(Protocol):
 
     *Cancellation*: of any call ends the statement where it runs, on the server or in its thread, before the call
     returns. Waiting for a connection is in order, and ends with the caller's deadline.
-    *Errors*: DatabaseUnavailable where the database cannot be asked now, QueryFailed where it refused the statement.
+    *Errors*: DatabaseUnavailable where the database cannot be asked now, QueryFailed where it refused the statement,
+    as DuplicateKey where that was the reason.
     """
 
     @property

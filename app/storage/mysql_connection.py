@@ -17,7 +17,7 @@ from trio_mysql import err
 from trio_mysql.constants import CLIENT, CR, ER  # pyright: ignore[reportMissingTypeStubs]
 from trio_mysql.protocol import FieldDescriptorPacket, MysqlPacket  # pyright: ignore[reportMissingTypeStubs]
 
-from app.errors import DatabaseUnavailable, QueryFailed
+from app.errors import DatabaseUnavailable, DuplicateKey, QueryFailed
 from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 
@@ -278,7 +278,8 @@ def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | 
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=words)
     if connecting:  # we are not let in: wrong password, no such database, account locked
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=5, internal=f"refused: {words}")
-    return QueryFailed("the database refused a statement", internal=words)
+    kind = DuplicateKey if code == ER.DUP_ENTRY else QueryFailed
+    return kind("the database refused a statement", internal=words)
 
 
 def _why(error: BaseException) -> str:

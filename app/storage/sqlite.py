@@ -11,7 +11,7 @@ from typing import Literal
 
 import trio
 
-from app.errors import DatabaseUnavailable, QueryFailed, StartError
+from app.errors import DatabaseUnavailable, DuplicateKey, QueryFailed, StartError
 from app.flow.threads import ThreadPool
 from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
 
@@ -287,9 +287,11 @@ def _roll_back(raw: sqlite3.Connection) -> None:
 def _translated(error: sqlite3.Error) -> DatabaseUnavailable | QueryFailed:
     if _primary_code(error) in _BUSY_CODES | _AWAY_CODES:
         return DatabaseUnavailable("the embedded database cannot be used now", retry_after=1, internal=str(error))
-    return QueryFailed("the database refused a statement", internal=str(error))
+    duplicate = getattr(error, "sqlite_errorcode", None) in _DUPLICATE_CODES
+    return (DuplicateKey if duplicate else QueryFailed)("the database refused a statement", internal=str(error))
 
 
+_DUPLICATE_CODES = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
 _AWAY_CODES = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,

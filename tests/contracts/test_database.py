@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from app.errors import QueryFailed
+from app.errors import DuplicateKey, QueryFailed
 from app.settings import DatabaseSettings
 from app.storage.database import Database, Rows
 from tests.conftest import open_migrated
@@ -73,6 +73,17 @@ async def test_a_row_that_already_has_the_new_value_counts_as_touched(database: 
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_whose_key_is_there_is_refused_for_that_reason(database: Database) -> None:
+    await database.execute("CREATE TABLE things (a BIGINT NOT NULL PRIMARY KEY, b BIGINT NOT NULL UNIQUE)")
+    await database.execute("INSERT INTO things (a, b) VALUES (1, 1)")
+    for values in ((1, 2), (2, 1)):
+        with pytest.raises(DuplicateKey):
+            await database.execute("INSERT INTO things (a, b) VALUES (?, ?)", values)
+    with pytest.raises(QueryFailed) as raised:
+        await database.execute("INSERT INTO things (a, b) VALUES (3, NULL)")
+    assert not isinstance(raised.value, DuplicateKey)
 
 
 async def test_a_refused_statement_leaves_the_connection_of_use(database: Database) -> None:

@@ -97,8 +97,8 @@ async def test_reports_that_are_stored_at_once_each_become_a_version(catalogue: 
                 match await catalogue.replace("ada", blob, "application/pdf"):
                     case TooEarly(not_before_ns):
                         blob = replace(blob, modified_ns=not_before_ns)
-                    case Changed():
-                        raise AssertionError("nothing was expected")
+                    case Changed():  # another one was quicker
+                        pass
                     case Replaced(entry):
                         return entries.append(entry)
             except DatabaseUnavailable:  # two that both want to be the first of a user
@@ -115,12 +115,7 @@ async def test_reports_that_are_stored_at_once_each_become_a_version(catalogue: 
 
 async def test_reports_of_many_users_at_once_do_not_mix(catalogue: Catalogue, database: Database) -> None:
     async def store(user: str) -> None:
-        for _ in range(50):
-            try:
-                await catalogue.replace(user, _blob(user, 0), "application/pdf")
-            except DatabaseUnavailable:  # neighbours in the index may lock each other out for a moment
-                continue
-            break
+        assert isinstance(await catalogue.replace(user, _blob(user, 0), "application/pdf"), Replaced)
         entry = await catalogue.find(user)
         assert entry is not None
         assert (entry.path, entry.version) == (f"{user}.pdf", 1)
@@ -129,7 +124,7 @@ async def test_reports_of_many_users_at_once_do_not_mix(catalogue: Catalogue, da
         for number in range(40):
             nursery.start_soon(store, f"user{number}")
     assert await database.fetch("SELECT count(*) FROM user_reports") == [(40,)]
-    assert catalogue.lookups().keys == 40
+    assert catalogue.lookups().keys == 80  # one before it is stored, one after
 
 
 async def test_a_cancelled_replacement_changes_nothing_or_all(catalogue: Catalogue, database: Database) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,16 @@ from typing import Any, cast
 import pytest
 import trio
 
-from app.errors import BadUserId, DatabaseUnavailable, QueryFailed, ReportNotFound, ReportUnreadable
+from app.errors import (
+    BadUserId,
+    DatabaseUnavailable,
+    DigestMismatch,
+    PreconditionFailed,
+    QueryFailed,
+    ReportNotFound,
+    ReportUnreadable,
+    VersionNotFound,
+)
 from app.flow.threads import ThreadPool
 from app.http.conditions import Validators
 from app.reports.catalogue import Catalogue, TooEarly, open_catalogue
@@ -343,6 +353,42 @@ async def test_a_commit_whose_answer_was_lost_never_leaves_a_row_without_its_byt
     assert await _read(await reports.open("ada")) in {_FIRST, _SECOND}
 
 
+async def test_a_commit_whose_answer_was_lost_is_found_when_it_is_tried_again(
+    reports: Reports, catalogue: Catalogue, blobs: LocalBlobs, folder: Path
+) -> None:
+    class LossyOnce(_Refusing):
+        async def replace(self, *arguments: Any, **options: Any) -> object:
+            replaced = await self._catalogue.replace(*arguments, **options)
+            if self.outcomes:
+                raise self.outcomes.pop()  # type: ignore[misc]
+            return replaced
+
+    old = await _store(reports, _FIRST)
+    lossy = _over(LossyOnce(catalogue, DatabaseUnavailable("the answer was lost")), blobs)
+    # Its own report, once it is committed, must not make its own condition fail.
+    condition = {"if-match": (await _validators(reports)).tag}
+    replaced = await lossy.store("ada", chunked(_SECOND), conditions=condition)
+    assert replaced.entry.version == old.version + 1
+    assert await _read(await reports.open("ada")) == _SECOND
+    assert replaced.entry.path in _files(folder)
+
+
+async def test_a_refusal_after_a_commit_that_may_have_been_done_removes_nothing(
+    reports: Reports, catalogue: Catalogue, blobs: LocalBlobs, folder: Path
+) -> None:
+    class LossyThenRefusing(_Refusing):
+        async def replace(self, *arguments: Any, **options: Any) -> object:
+            outcome = self.outcomes.pop(0)
+            if isinstance(outcome, DatabaseUnavailable):
+                await self._catalogue.replace(*arguments, **options)
+            raise outcome  # type: ignore[misc]
+
+    outcomes = [DatabaseUnavailable("the answer was lost"), QueryFailed("refused")]
+    with pytest.raises(QueryFailed):
+        await _store(_over(LossyThenRefusing(catalogue, *outcomes), blobs), _SECOND)
+    assert await _read(await reports.open("ada")) == _SECOND
+
+
 async def test_a_database_that_is_away_for_a_moment_is_asked_again(
     reports: Reports, catalogue: Catalogue, blobs: LocalBlobs
 ) -> None:
@@ -372,3 +418,111 @@ async def test_a_store_that_is_cancelled_leaves_a_report_that_can_be_read(report
         with trio.move_on_after(seconds):
             await _store(reports, _SECOND)
         assert await _read(await reports.open("ada")) in {_FIRST, _SECOND}
+
+
+# -- conditions, digests, deleting -------------------------------------------------------------------------------------
+
+
+async def test_a_condition_that_fails_is_told_before_anything_is_read(reports: Reports, folder: Path) -> None:
+    class Unread:
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            raise AssertionError("it was read")
+
+    await _store(reports, _FIRST)
+    with pytest.raises(PreconditionFailed):
+        await reports.store("ada", Unread(), conditions={"if-none-match": "*"})
+    assert len(_files(folder)) == 1
+
+
+async def test_a_condition_is_asked_again_of_what_was_stored_while_the_body_came(
+    reports: Reports, folder: Path
+) -> None:
+    old = await _store(reports, _FIRST)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"the first of two who"
+        await _store(reports, _SECOND)
+        yield b"both replace the same"
+
+    with pytest.raises(PreconditionFailed):
+        await reports.store("ada", slow(), conditions={"if-match": (await _validators(reports)).tag})
+    assert await _read(await reports.open("ada")) == _SECOND
+    assert len(_files(folder) - {old.path}) == 1
+
+
+async def test_one_digest_of_several_that_differs_is_enough_to_refuse(reports: Reports, folder: Path) -> None:
+    digest = sha256(_FIRST).digest()
+    await reports.store("ada", chunked(_FIRST), digests=[digest, digest])
+    with pytest.raises(DigestMismatch):
+        await reports.store("ada", chunked(_SECOND), digests=[sha256(_SECOND).digest(), digest])
+    assert await _read(await reports.open("ada")) == _FIRST
+    assert len(_files(folder)) == 1
+
+
+async def test_deleting_asks_again_where_another_has_replaced_it_meanwhile(
+    reports: Reports, catalogue: Catalogue, blobs: LocalBlobs, folder: Path
+) -> None:
+    await _store(reports, _FIRST)
+    tag = (await _validators(reports)).tag
+
+    class Raced(_Refusing):
+        async def remove(self, *arguments: Any, **options: Any) -> object:
+            if self.outcomes:
+                self.outcomes.clear()
+                await _store(reports, _SECOND)
+            return await self._catalogue.remove(*arguments, **options)
+
+    with pytest.raises(PreconditionFailed):
+        await _over(Raced(catalogue, ValueError()), blobs).delete("ada", {"if-match": tag})
+    assert await _read(await reports.open("ada")) == _SECOND
+    await _over(Raced(catalogue, ValueError()), blobs).delete("ada")
+    assert _files(folder) == set()
+    with pytest.raises(ReportNotFound):
+        await reports.delete("ada")
+
+
+async def test_a_version_that_is_removed_between_its_row_and_its_file_is_told_as_such(
+    database: Database, blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_catalogue(database, 2) as catalogue:
+        reports = Reports(catalogue, blobs)
+        await _store(reports, _FIRST)
+        await _store(reports, _SECOND)
+        open_blob = blobs.open
+
+        async def pruned_meanwhile(path: str) -> Blob:
+            monkeypatch.undo()
+            await _store(reports, b"third")
+            return await open_blob(path)
+
+        monkeypatch.setattr(blobs, "open", pruned_meanwhile)
+        with pytest.raises(VersionNotFound):
+            await reports.open("ada", 1)
+        assert await _read(await reports.open("ada", 2)) == _SECOND
+
+
+# -- sweeping ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sweep_removes_what_no_row_names(reports: Reports, database: Database, folder: Path) -> None:
+    entries = [await _store(reports, b"x", user=user) for user in ("ada", "bob")]
+    await database.execute("DELETE FROM report_versions WHERE user_id = 'ada'")
+    await database.execute("DELETE FROM user_reports WHERE user_id = 'bob'")
+    lost = await _store(reports, b"x", user="eve")
+    for table in ("user_reports", "report_versions"):
+        await database.execute(f"DELETE FROM {table} WHERE user_id = 'eve'")
+    assert lost.path in _files(folder)
+    await reports.sweep()
+    assert _files(folder) == {entry.path for entry in entries}
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("away"), QueryFailed("refused"), OSError(errno.EIO, "broken")])
+async def test_a_sweep_that_cannot_go_on_gives_up_and_the_server_goes_on(
+    reports: Reports, blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fail(_named: object) -> int:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    monkeypatch.setattr(blobs, "sweep", fail)
+    await reports.sweep()
