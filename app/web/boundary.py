@@ -17,8 +17,9 @@ from app.flow.request import RequestScope, current_request
 from app.flow.timeouts import Timeouts
 from app.http.deadlines import parse_deadline
 from app.settings import ServerSettings
-from app.web.exchange import Exchange, SocketExchange
+from app.web.exchange import Exchange
 from app.web.faults import as_sluice_error, real_errors
+from app.web.socket_exchange import SocketExchange
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
 from app.wire.exchange import Disconnected
 from app.wire.refusal import no_answer

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, Forbidden, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, DeadlineExceeded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
@@ -24,9 +24,6 @@ _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
 _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
-# Normal, going away, and no code at all, which is what browsers send (RFC 6455 7.4.1).
-_POLITE_CODES = frozenset((1000, 1001, 1005))
-_MOST_AHEAD = 4
 
 type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
 
@@ -228,7 +225,7 @@ class Exchange:
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
-        message = {"type": WHOLE, "status": document.status, "headers": _fields(document), "body": document.body}
+        message = {"type": WHOLE, "status": document.status, "headers": problem_fields(document), "body": document.body}
         with suppress(Disconnected):
             await self._send_whole(message)
 
@@ -286,81 +283,6 @@ class Exchange:
                 return "client_error" if status >= 400 else "ok"
 
 
-class SocketExchange(Exchange):
-    """A WebSocket (RFC 6455); its answer is 101 and whatever is sent, finished when either side closes.
-
-    Bound, where ``receive`` alone tells of the end: `_MOST_AHEAD` messages that the application has not taken.
-    """
-
-    __slots__ = ("_ahead", "_close_code", "_put")
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._close_code: int | None = None
-        self._put, self._ahead = trio.open_memory_channel[Message](_MOST_AHEAD)
-
-    async def watch_peer(self) -> None:
-        """Reads ahead of the application, as far as the bound, and so learns of the end."""
-        while (message := await self._receive())["type"] != "websocket.disconnect":
-            await self._put.send(message)
-        self._close_code = message.get("code")
-        self.peer_left()
-
-    async def receive(self) -> Message:
-        return await (self._ahead.receive() if self.peer is None else self._receive())
-
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "websocket.close" and not self.started:
-            await self.send_problem(Forbidden("the route does not take this WebSocket"))
-            return
-        if kind == "websocket.accept":
-            self.started, self.status = True, 101
-            self._first_byte = trio.current_time()
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
-        elif kind == "websocket.send":
-            self.body_bytes += len(message.get("bytes") or message.get("text") or b"")
-        elif kind == "websocket.close":
-            self.finishing = True
-        elif kind == "websocket.http.response.start":
-            self.started, self.status = True, message["status"]
-        await self._send(message)
-        if kind == "websocket.close" or (
-            kind == "websocket.http.response.body" and not message.get("more_body", False)
-        ):
-            self.finished = True
-
-    async def send_problem(self, error: SluiceError) -> None:
-        document = problem(error, self.request.id)
-        headers = [*_fields(document), *self._headers(), (b"connection", b"close")]
-        head = {"type": "websocket.http.response.start", "status": document.status, "headers": headers}
-        self._first_byte = trio.current_time()
-        self.body_bytes = len(document.body)
-        with suppress(Disconnected):
-            await self.send(head)
-            await self.send({"type": "websocket.http.response.body", "body": document.body, "more_body": False})
-
-    async def say_goodbye(self) -> None:
-        """Closes what we end: going away, or a policy of ours (RFC 6455 7.4.1)."""
-        code = 1001 if self.request.ended_by == "shutdown" else 1008
-        with suppress(Disconnected):
-            await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
-
-    def outcome(self, error: SluiceError | None) -> Outcome:
-        """Who closes it as he should has not just gone away."""
-        code = self._close_code if self.peer is None else self.peer.close_code
-        if error is None and self.started and self.request.ended_by == "disconnected" and code in _POLITE_CODES:
-            return "ok"
-        return super().outcome(error)
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [field for field in super()._headers() if field[0] != b"connection"]
-
-    @property
-    def _method(self) -> str:
-        return "GET"
-
-
-def _fields(document: Problem) -> list[tuple[bytes, Any]]:
+def problem_fields(document: Problem) -> list[tuple[bytes, Any]]:
     fields = [*document.headers, ("content-length", str(len(document.body)))]
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]

@@ -18,6 +18,7 @@ import hypercorn.protocol as hypercorn_protocol
 import hypercorn.protocol.h2 as hypercorn_h2
 import hypercorn.protocol.h11 as hypercorn_h11
 import hypercorn.trio.run as hypercorn_run
+import pytest
 import trio
 import trio.testing
 import trustme
@@ -48,6 +49,7 @@ _SECONDS = 30
 HOST = b"Host: sluice\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 GET_CLOSE = b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
 # More than the socket buffers of both sides hold.
 MUCH = 32 * 1024 * 1024
 
@@ -137,6 +139,21 @@ class Leaving:
         self.called += 1
         self.at = trio.current_time()
         self.told.set()
+
+
+class Waiting:
+    """An application that waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.ended = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.ended.set()
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------

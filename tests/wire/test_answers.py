@@ -13,11 +13,10 @@ from tests.wire.serving import (
     end,
     get,
     open_server,
+    over_both,
     part,
     start,
 )
-
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
 
 _HEAD = b"HEAD" + GET[3:]
 

@@ -21,6 +21,7 @@ from tests.wire.serving import (
     end,
     get,
     open_server,
+    over_both,
     part,
     post,
     post_chunked,
@@ -28,9 +29,6 @@ from tests.wire.serving import (
     read_body,
     start,
 )
-
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
-
 
 # -- read --------------------------------------------------------------------------------------------------------------
 

@@ -24,15 +24,13 @@ from tests.wire.serving import (
     get,
     open_descriptors,
     open_server,
+    over_both,
     part,
     post,
     post_chunked,
     read_body,
     start,
 )
-
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
-
 
 # -- one after the other -----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tests.wire.serving import (
     end,
     get,
     open_server,
+    over_both,
     part,
     post,
     post_chunked,
@@ -32,7 +33,6 @@ from tests.wire.serving import (
 
 type Way = Literal["close", "reset", "half-close"]
 
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
 every_way = pytest.mark.parametrize("way", ["close", "reset", "half-close"])
 
 _AT_ONCE = 0.05

@@ -27,8 +27,6 @@ from tests.wire.serving import (
     start,
 )
 
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
-
 _HEAD = b"HEAD" + GET[3:]
 
 

@@ -15,7 +15,7 @@ import trio
 from app.flow.request import current_request
 from app.wire.asgi import PEER, Receive, Scope, Send
 from tests.wire.http2_client import CODES, LARGEST, WINDOW, Http2, bounded, connected, hello
-from tests.wire.serving import Leaving, answer, end, open_server, part, read_body, start
+from tests.wire.serving import Leaving, answer, end, open_server, over_both, part, read_body, start
 
 
 class Slow:
@@ -44,7 +44,7 @@ class Slow:
 # -- uploads -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+@over_both
 async def test_a_slow_upload_holds_up_its_own_stream_only(tls: bool) -> None:
     slow = Slow()
     async with open_server(bounded(slow), tls=tls) as server, connected(server) as client:
@@ -223,7 +223,7 @@ async def test_a_stream_whose_client_gives_no_credit_is_cut_and_no_other(with_bo
         assert await client.body(await client.ask("/")) == b"hello"
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+@over_both
 async def test_a_client_that_gives_credit_but_does_not_read_is_cut(tls: bool) -> None:
     endless = Endless()
     async with open_server(bounded(endless), tls=tls, stall_timeout=0.3) as server, server.connect() as raw:
@@ -285,7 +285,7 @@ async def test_whoever_resets_a_stream_is_noticed_at_once() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
-@pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+@over_both
 async def test_whoever_leaves_is_noticed_at_once_on_every_stream(tls: bool, how: Any) -> None:
     waiting, told = 10, list[float]()
 

@@ -8,7 +8,6 @@ from typing import Any
 import h2.events
 import pytest
 import structlog
-import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from app.wire.asgi import Receive, Scope, Send
 from app.wire.hypercorn.http2_requests import fault_of
 from app.wire.request_heads import HeadParser
 from tests.wire.http2_client import CODES, Http2, bounded, connected, hello
-from tests.wire.serving import answer, open_server, read_body
+from tests.wire.serving import Waiting, answer, open_server, read_body
 
 HEAD = {":method": "GET", ":path": "/", ":scheme": "http", ":authority": "sluice"}
 
@@ -160,20 +159,12 @@ async def test_a_body_as_long_as_announced_is_whole(trailers: bool) -> None:
 
 
 async def test_a_malformed_body_ends_a_route_that_waits_for_it() -> None:
-    begun, ended = trio.Event(), trio.Event()
-
-    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
-        begun.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.set()
-
-    async with open_server(bounded(wait)) as server, connected(server) as client:
+    waiting = Waiting()
+    async with open_server(bounded(waiting)) as server, connected(server) as client:
         stream = await client.ask("/", ("content-length", "10"), method="POST", ends=False)
-        await begun.wait()
+        await waiting.begun.wait()
         await client.upload(stream, b"short", ends=True)
-        await ended.wait()
+        await waiting.ended.wait()
         assert await client.reset(stream) == CODES.PROTOCOL_ERROR
 
 

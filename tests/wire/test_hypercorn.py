@@ -7,9 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import h2.config
-import h2.connection
-import h2.events
 import hypercorn.protocol as hypercorn_protocol
 import hypercorn.trio.run as hypercorn_run
 import pytest
@@ -96,16 +93,6 @@ async def _ask(port: int, request: bytes) -> bytes:
         return await _read_all(client)
 
 
-def _http_2(path: str) -> tuple[h2.connection.H2Connection, bytes]:
-    """A client's state after it has asked for ``path``, and what it sends for that."""
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
-    connection.initiate_connection()
-    head = [(":method", "GET"), (":path", path), (":scheme", "http"), (":authority", "sluice")]
-    encoded = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in head]
-    connection.send_headers(1, encoded, end_stream=True)
-    return connection, connection.data_to_send()
-
-
 async def _answer_briefly(_path: str, send: _Send) -> None:
     await _send_all(send, b"hello", 1)
 
@@ -129,19 +116,6 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(GET_CLOSE)
         assert (await _read_all(other)).endswith(b"hello")
-
-
-async def test_a_path_over_http_2_that_is_no_ascii_ends_its_stream_only() -> None:
-    connection, request = _http_2("/\udcff")
-    events: list[h2.events.Event] = []
-    async with _open_server(_answer_briefly) as port, await connect(port) as client:
-        await client.send_all(request)
-        head = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "sluice")]
-        connection.send_headers(3, head, end_stream=True)
-        await client.send_all(connection.data_to_send())
-        while not any(isinstance(event, h2.events.StreamEnded) for event in events):
-            events += connection.receive_data(await client.receive_some(1 << 16))
-    assert [event.stream_id for event in events if isinstance(event, h2.events.StreamReset)] == [1]
 
 
 async def test_a_bad_chunk_is_answered_once_and_ends_its_connection_only() -> None:
@@ -224,40 +198,6 @@ async def test_over_tls_an_answer_comes_whole_and_a_stalled_one_is_cut(reads: bo
                 await ended.wait()
             received = await client.rest()
         assert (len(received) > len(_CHUNK) * _CHUNKS) == reads
-
-
-async def test_a_client_over_http_2_that_gives_no_credit_is_cut_after_the_stall_limit() -> None:
-    """It takes all that it is sent; what it holds back is its flow-control window (RFC 9113 5.2)."""
-    ended = trio.Event()
-
-    async def get(_: str, send: _Send) -> None:
-        try:
-            await _send_all(send, _CHUNK, _CHUNKS)
-        finally:
-            ended.set()
-
-    async with _open_server(get, stall_timeout=0.3) as port, await connect(port) as client:
-        await client.send_all(_http_2("/")[1])
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_read_all, client)
-            with trio.move_on_after(10):
-                await ended.wait()
-            nursery.cancel_scope.cancel()
-        assert ended.is_set()
-
-
-async def test_an_answer_over_http_2_that_is_left_unfinished_is_reset() -> None:
-    async def get(_: str, send: _Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"half", "more_body": True})
-
-    connection, request = _http_2("/")
-    events: list[h2.events.Event] = []
-    async with _open_server(get) as port, await connect(port) as client:
-        await client.send_all(request)
-        while not any(isinstance(event, h2.events.StreamReset) for event in events):
-            events += connection.receive_data(await client.receive_some(1 << 16))
-    assert not any(isinstance(event, h2.events.StreamEnded) for event in events)
 
 
 # -- an application that ends ------------------------------------------------------------------------------------------

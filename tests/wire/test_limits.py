@@ -10,9 +10,20 @@ import structlog
 import trio
 
 from app.wire.asgi import Receive, Scope, Send
-from tests.wire.serving import GET, GET_CLOSE, HOST, Answer, Client, answer, connect, echo, get, open_server, post
-
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+from tests.wire.serving import (
+    GET,
+    GET_CLOSE,
+    HOST,
+    Answer,
+    Client,
+    answer,
+    connect,
+    echo,
+    get,
+    open_server,
+    over_both,
+    post,
+)
 
 
 class Count:

@@ -15,6 +15,7 @@ from tests.wire.serving import (
     end,
     get,
     open_server,
+    over_both,
     part,
     post,
     post_chunked,
@@ -22,8 +23,6 @@ from tests.wire.serving import (
     read_body,
     start,
 )
-
-over_both = pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

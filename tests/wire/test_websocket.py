@@ -28,7 +28,7 @@ from app.flow.request import current_request
 from app.telemetry.logs import _identify
 from app.web.boundary import Boundary
 from app.wire.asgi import AsgiApp, Message, Receive, Scope, Send
-from tests.wire.serving import GET, SETTINGS, Client, Server, answer, open_server
+from tests.wire.serving import GET, SETTINGS, Client, Server, Waiting, answer, open_server, over_both
 
 HANDSHAKE = (
     b"GET /socket HTTP/1.1\r\nHost: sluice\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -157,7 +157,7 @@ class Endless:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+@over_both
 async def test_messages_go_both_ways(tls: bool) -> None:
     async with open_server(bounded(echo), tls=tls) as server, connected(server) as socket:
         accepted = await socket.open(("x-request-id", "asked-for"))
@@ -287,21 +287,13 @@ async def test_whoever_leaves_is_noticed_at_once(how: Any, behind: int) -> None:
 
 
 async def test_whoever_leaves_before_the_answer_to_the_handshake_is_noticed_at_once() -> None:
-    begun, ended = trio.Event(), trio.Event()
-
-    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
-        begun.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.set()
-
-    async with open_server(bounded(wait)) as server, server.connect() as client:
+    waiting = Waiting()
+    async with open_server(bounded(waiting)) as server, server.connect() as client:
         await client.send(HANDSHAKE + b"\x81\x82\0\0\0\0hi")
-        await begun.wait()
+        await waiting.begun.wait()
         left = trio.current_time()
         client.leave("half-close")
-        await ended.wait()
+        await waiting.ended.wait()
         assert trio.current_time() - left < 0.05
         await server.all_gone()
 
@@ -388,7 +380,7 @@ async def test_a_route_that_asks_for_ever_lets_others_run() -> None:
 # -- stalls, limits, the end of the server -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["cleartext", "TLS"])
+@over_both
 async def test_a_reader_that_stalls_is_cut(tls: bool) -> None:
     endless = Endless()
     with structlog.testing.capture_logs() as logs:
