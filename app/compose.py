@@ -12,7 +12,9 @@ import trio
 from app.flow.drain import DrainGate
 from app.flow.threads import ThreadPool
 from app.reports.catalogue import open_catalogue
-from app.reports.routes import report_route
+from app.reports.list_route import list_route
+from app.reports.listing import Listing
+from app.reports.routes import report_route, reports_blueprint
 from app.reports.service import Reports
 from app.settings import Settings
 from app.storage.blobs import LocalBlobs, open_blobs
@@ -50,7 +52,10 @@ async def open_house(settings: Settings) -> AsyncGenerator[House]:
     blobs = await open_blobs(settings.reports.directory, ThreadPool("files", settings.threads.io))
     async with open_database(settings) as database:
         await check_schema(database)
-        async with open_catalogue(database) as catalogue, open_transforms(settings) as transforms:
+        async with (
+            open_catalogue(database, settings.reports.keep_versions) as catalogue,
+            open_transforms(settings) as transforms,
+        ):
             try:
                 yield House(database, blobs, Reports(catalogue, blobs), transforms)
             finally:
@@ -67,10 +72,19 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
-    async with open_house(settings) as house:
+    async with open_house(settings) as house, trio.open_nursery() as nursery:
         checks = {"database": house.database.ping, "reports": house.blobs.probe}
-        blueprints = [index_blueprint(), health_blueprint(checks, gate), transforms_blueprint(house.transforms)]
-        yield build_application(blueprints, [report_route(house.reports)], settings.server)
+        blueprints = [
+            index_blueprint(),
+            health_blueprint(checks, gate),
+            reports_blueprint(house.reports),
+            transforms_blueprint(house.transforms),
+        ]
+        short_routes = [report_route(house.reports), list_route(Listing(house.database))]
+        # In the background: a large folder takes its time, and nobody has to wait for that.
+        nursery.start_soon(house.reports.sweep)
+        yield build_application(blueprints, short_routes, settings.server)
+        nursery.cancel_scope.cancel()
 
 
 def build_server(settings: Settings, gate: DrainGate) -> Server:

@@ -57,12 +57,20 @@ class BadUserId(BadRequest):
     name, title = "bad-user-id", "Bad user id"
 
 
+class DigestMismatch(BadRequest):
+    name, title = "digest-mismatch", "Digest mismatch"
+
+
 class NotFound(SluiceError):
     name, status, title = "not-found", 404, "Not found"
 
 
 class ReportNotFound(NotFound):
     name, title = "report-not-found", "Report not found"
+
+
+class VersionNotFound(NotFound):
+    name, title = "version-not-found", "Version not found"
 
 
 class MethodNotAllowed(SluiceError):
@@ -116,6 +124,10 @@ class VersionNotSupported(SluiceError):
 
 class ReportUnreadable(SluiceError):
     name, status, title = "report-unreadable", 500, "Report unreadable"
+
+
+class InsufficientStorage(SluiceError):
+    name, status, title = "insufficient-storage", 507, "Insufficient storage"
 
 
 class QueryFailed(SluiceError):

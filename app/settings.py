@@ -68,9 +68,10 @@ class DatabaseSettings:
 
 @dataclass(frozen=True)
 class ReportsSettings:
-    """The only folder that reports are read from."""
+    """The only folder that reports are read from. keep_versions: of each report, the newest included."""
 
     directory: Path
+    keep_versions: int
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
     Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
     Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
+    Variable("SLUICE_KEEP_VERSIONS", "versions of a report that are kept, the newest included", "5"),
     Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
     Variable(
         "SLUICE_IO_THREADS",
@@ -231,7 +233,10 @@ class _Reader:
         settings = Settings(
             server=server,
             database=self._database(data),
-            reports=ReportsSettings(directory=Path(reports) if reports else data / "reports"),
+            reports=ReportsSettings(
+                directory=Path(reports) if reports else data / "reports",
+                keep_versions=self._whole("SLUICE_KEEP_VERSIONS", 1, 10_000),
+            ),
             threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 1024)),
             compute=ComputeSettings(
                 self._whole("SLUICE_COMPUTE_WORKERS", 1, 1024) if "SLUICE_COMPUTE_WORKERS" in self._given else None

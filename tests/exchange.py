@@ -40,14 +40,16 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def ask(self, method: str, path: str, fields: Fields = ()) -> Answer:
-        """``fields`` may name ``Host``, which is otherwise added."""
+    def ask(self, method: str, path: str, fields: Fields = (), body: bytes | None = None) -> Answer:
+        """``fields`` may name ``Host``, which is otherwise added, and so is the length of a ``body``."""
         pairs = list(fields.items()) if isinstance(fields, dict) else list(fields)
         named = {name.lower() for name, _ in pairs}
         self._connection.putrequest(method, path, skip_host="host" in named, skip_accept_encoding=True)
         for name, value in pairs:
             self._connection.putheader(name, value)
-        self._connection.endheaders()
+        if body is not None:
+            self._connection.putheader("Content-Length", str(len(body)))
+        self._connection.endheaders(body)
         response = self._connection.getresponse()
         joined: dict[str, str] = {}
         for name, value in response.getheaders():
@@ -60,7 +62,7 @@ class Connection:
         return self._connection.sock is not None
 
 
-def ask(port: int, method: str, path: str, fields: Fields = ()) -> Answer:
+def ask(port: int, method: str, path: str, fields: Fields = (), body: bytes | None = None) -> Answer:
     """One request on a connection of its own."""
     with Connection(port) as connection:
-        return connection.ask(method, path, fields)
+        return connection.ask(method, path, fields, body)

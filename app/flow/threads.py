@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import trio
 
@@ -68,6 +69,13 @@ class ThreadPool:
     def statistics(self) -> ThreadStatistics:
         state = self._limiter.statistics()
         return ThreadStatistics(self._name, int(state.total_tokens), state.borrowed_tokens, state.tasks_waiting)
+
+
+async def in_threads[T](items: Iterator[T]) -> AsyncGenerator[T]:
+    """``items``, each taken in a thread of Trio's own. *Cancellation*: between two of them."""
+    end = object()
+    while (item := await trio.to_thread.run_sync(next, items, end)) is not end:
+        yield cast("T", item)
 
 
 class _Job:

@@ -51,17 +51,18 @@ class Answer:
     body: bytes | FilePart | Streamed = b""
 
 
-type Handler = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]
+type Handler = Callable[[str, str, Mapping[str, str], bytes], Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
 class ShortRoute:
-    """A route that ends in one parameter.
+    """A route that ends in one parameter, or has none.
 
-    prefix: what stands before the parameter, ASCII, such as ``/api/thing/``. parameter: its name. meaning: in a line.
+    prefix: what stands before the parameter, ASCII, such as ``/api/thing/``; without one it is the whole path.
+    parameter: its name; empty if there is none. meaning: in a line.
     fields: names of the request's fields that the answer depends on, in lower case.
-    handler: called with the method (GET or HEAD), the parameter as it was meant (percent-decoded), and those of these
-        fields that there are, by name, several of one name joined by a comma.
+    handler: called with the method (GET or HEAD), the parameter as it was meant (percent-decoded), those of these
+        fields that there are, by name, several of one name joined by a comma, and the query as it came.
     """
 
     prefix: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from app.errors import BadRequest
 from app.http.dates import parse_date
 
 # entity-tag = [ weak ] opaque-tag (RFC 9110 8.8.3); a list may hold empty elements (5.6.1.2).
@@ -54,6 +55,26 @@ def evaluate(headers: Mapping[str, str], current: Validators) -> Verdict:
     elif (date := _date(headers, "if-modified-since")) is not None and current.modified <= date:
         return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
+
+
+def permits_change(headers: Mapping[str, str], current: Validators | None) -> bool:
+    """Whether the preconditions of a method that changes something hold for ``current``, None where there is nothing
+    yet; in the order of RFC 9110 13.2.2.
+
+    *Errors*: BadRequest where If-None-Match is malformed, for taking it as not given might overwrite something.
+    """
+    if "if-match" in headers:
+        if current is None or not matches(headers["if-match"], current.tag, weakly=False):
+            return False
+    elif (
+        (date := _date(headers, "if-unmodified-since")) is not None and current is not None and current.modified > date
+    ):
+        return False
+    if (field := headers.get("if-none-match")) is not None:
+        if field.strip() != "*" and not _LIST.fullmatch(field):
+            raise BadRequest("If-None-Match: is neither * nor a list of entity tags")
+        return current is None or not matches(field, current.tag, weakly=True)
+    return True
 
 
 def range_applies(if_range: str | None, current: Validators) -> bool:

@@ -11,6 +11,16 @@ _EXTENSIONS = {"application/octet-stream": ".bin", "application/x-ndjson": ".ndj
 # The tables of the standard library only: what a machine's own files say would change the name from host to host.
 _TYPES = mimetypes.MimeTypes()
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]")
+_WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]++"
+_PARAMETER = rf'{_WORD}=(?:{_WORD}|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*+")'
+_MEDIA_TYPE = re.compile(rf"{_WORD}/{_WORD}(?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?)*+")
+# What a row has room for, and more than a registered one has (RFC 6838 4.2).
+_LONGEST = 127
+
+
+def is_media_type(text: str) -> bool:
+    """Whether ``text`` is a media type, with or without parameters (RFC 9110 8.3.1), that can be kept: of ASCII."""
+    return len(text) <= _LONGEST and _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def content_disposition(user_id: str, media_type: str) -> str:

@@ -1,43 +1,32 @@
-"""Which file is whose report: the table ``user_reports``."""
+"""Which file is whose report: each user's newest in ``user_reports``, those that are kept in ``report_versions``."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.errors import QueryFailed
-from app.storage.blobs import StoredBlob
-from app.storage.database import Database, Row, Transaction
+from app.reports.entries import COLUMNS, Entry, entry_of, expired, files_of, newest, next_second, text
+from app.storage.database import Database, Transaction
+from app.storage.incoming import StoredBlob
 from app.storage.lookup import Lookup, LookupStatistics, open_lookup
-
-_SECOND_NS = 10**9
-_COLUMNS = "user_id, report_path, media_type, size, digest, modified_ns, version"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row: the user's newest report.
-
-    path: relative to the reports folder, or absolute inside it. The other fields are None in a row that the original
-    wrote, which knew the path only. digest: SHA-256 in hex. modified_ns: since the epoch. version: counts from 1.
-    """
-
-    user_id: str
-    path: str
-    media_type: str | None
-    size: int | None
-    digest: str | None
-    modified_ns: int | None
-    version: int
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """The new entry, and the one before it."""
+    """The new entry; whether the user had none before; paths of files of ours that nothing names any more."""
 
     entry: Entry
-    previous: Entry | None
+    created: bool
+    unnamed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """There is no entry of the user any more, nor anything that names these files of ours."""
+
+    unnamed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -47,58 +36,158 @@ class TooEarly:
     not_before_ns: int
 
 
+@dataclass(frozen=True)
+class Changed:
+    """Nothing was changed: the current entry is not the one that was expected."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a change is meant for: the current entry, or that there is none."""
+
+    entry: Entry | None
+
+
 @asynccontextmanager
-async def open_catalogue(database: Database) -> AsyncGenerator[Catalogue]:
+async def open_catalogue(database: Database, keep_versions: int) -> AsyncGenerator[Catalogue]:
     async def find_many(user_ids: Sequence[str]) -> Mapping[str, Entry]:
         marks = ", ".join("?" * len(user_ids))
-        rows = await database.fetch(f"SELECT {_COLUMNS} FROM user_reports WHERE user_id IN ({marks})", user_ids)  # noqa: S608
-        return _newest(rows)
+        return newest(await database.fetch(f"SELECT {COLUMNS} FROM user_reports WHERE user_id IN ({marks})", user_ids))  # noqa: S608
 
     async with open_lookup(find_many) as lookup:
-        yield Catalogue(database, lookup)
+        yield Catalogue(database, lookup, keep_versions)
 
 
 class Catalogue:
-    """Finds and replaces entries.
+    """Finds, replaces and removes entries.
 
     *Errors*: DatabaseUnavailable, QueryFailed. *Cancellation*: ends the query, a shared one with its last caller.
     """
 
-    def __init__(self, database: Database, lookup: Lookup[Entry]) -> None:
+    def __init__(self, database: Database, lookup: Lookup[Entry], keep_versions: int) -> None:
         self._database = database
         self._lookup = lookup
+        self._keep_versions = keep_versions
+
+    # -- finding -------------------------------------------------------------------------------------------------------
 
     async def find(self, user_id: str) -> Entry | None:
+        """The newest."""
         return await self._lookup.get(user_id)
 
-    async def replace(self, user_id: str, blob: StoredBlob, media_type: str) -> Replaced | TooEarly:
-        """Makes ``blob`` the newest report of ``user_id``, unless it is dated in the same second as the current one."""
-        async with self._database.transaction() as transaction:
-            previous = await self._lock(transaction, user_id)
-            if blob.modified_ns < (not_before := _next_second(previous)):
-                return TooEarly(not_before)
-            version = 1 if previous is None else previous.version + 1
-            values = (blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
-            if previous is None:
-                await transaction.execute(
-                    "INSERT INTO user_reports (report_path, media_type, size, digest, modified_ns, version, user_id)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*values, user_id),
-                )
-            else:
-                await transaction.execute(
-                    "UPDATE user_reports SET report_path = ?, media_type = ?, size = ?, digest = ?, modified_ns = ?,"  # noqa: S608
-                    f" version = ? WHERE {self._exactly}",
-                    (*values, *self._key(user_id)),
-                )
-            if user_id not in await self._read(transaction, user_id):
-                # An adopted column of another type would keep "07" as 7, which is another user.
-                raise QueryFailed("the database cannot keep a user of that name", internal=f"user_id {user_id!r}")
-        entry = Entry(user_id, blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
-        return Replaced(entry, previous)
+    async def find_version(self, user_id: str, version: int) -> Entry | None:
+        current = await self.find(user_id)
+        if current is None or current.version == version:
+            return current
+        sql = f"SELECT {COLUMNS} FROM report_versions WHERE user_id = ? AND version = ?"  # noqa: S608
+        rows = await self._database.fetch(sql, (user_id, version))
+        return entry_of(rows[0]) if rows else None
+
+    async def versions(self, user_id: str) -> list[Entry]:
+        """The newest first; none where there is no newest."""
+        # In this order: what is replaced in between is then found as an earlier version, or again as the newest.
+        earlier = await self._database.fetch(_HISTORY, (user_id,))
+        current = await self.find(user_id)
+        if current is None:
+            return []
+        return [current, *(entry for entry in map(entry_of, earlier) if entry.version != current.version)]
+
+    async def named(self, paths: Sequence[str], settled: bool) -> set[str]:
+        """Those of ``paths`` that a row names. ``settled``: once the transactions that are about to name them, or not,
+        have ended, also one whose client is no longer there."""
+        lock = " LOCK IN SHARE MODE" if settled and self._database.dialect == "mysql" else ""
+        marks = ", ".join("?" * len(paths))
+        found: set[str] = set()
+        for table in ("user_reports", "report_versions"):
+            sql = f"SELECT report_path FROM {table} WHERE report_path IN ({marks}){lock}"  # noqa: S608
+            found |= {text(path) for (path,) in await self._database.fetch(sql, paths)}
+        return found
 
     def lookups(self) -> LookupStatistics:
         return self._lookup.statistics()
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    async def replace(
+        self,
+        user_id: str,
+        blob: StoredBlob,
+        media_type: str,
+        *,
+        expected: Expected | None = None,
+        committing: Callable[[], None] = lambda: None,
+    ) -> Replaced | TooEarly | Changed:
+        """Makes ``blob`` the newest report of ``user_id``, unless it is dated in the same second as the current one.
+
+        expected: what must be the current entry; None for any. committing: called before the commit, after which it may
+        be unknown whether the entry was replaced. Called again with the same blob, this finds out.
+        """
+        async with self._database.transaction() as transaction:
+            previous = await self._lock(transaction, user_id)
+            history = [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
+            if previous is not None and previous.path == blob.path:  # an earlier commit, whose answer was lost
+                return Replaced(previous, len(history) == 1, frozenset())
+            if expected is not None and expected.entry != previous:
+                return Changed()
+            known = history if previous is None else [*history, previous]
+            if blob.modified_ns < (not_before := max(map(next_second, known), default=0)):
+                return TooEarly(not_before)
+            version = max((entry.version for entry in known), default=0) + 1
+            entry = Entry(user_id, blob.path, media_type, blob.size, blob.digest, blob.modified_ns, version)
+            await self._write(transaction, entry, new=previous is None)
+            kept = await self._record(transaction, entry, previous, history)
+            committing()
+        return Replaced(entry, previous is None, files_of(known) - files_of(kept))
+
+    async def remove(self, user_id: str, *, expected: Expected | None = None) -> Removed | Changed | None:
+        """Removes all versions; None where there is none."""
+        async with self._database.transaction() as transaction:
+            current = await self._lock(transaction, user_id)
+            if current is None:
+                return None
+            if expected is not None and expected.entry != current:
+                return Changed()
+            history = [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
+            await transaction.execute(f"DELETE FROM user_reports WHERE {self._exactly}", self._key(user_id))  # noqa: S608
+            await transaction.execute("DELETE FROM report_versions WHERE user_id = ?", (user_id,))
+        return Removed(files_of([*history, current]))
+
+    async def _write(self, transaction: Transaction, entry: Entry, *, new: bool) -> None:
+        values = (entry.path, entry.media_type, entry.size, entry.digest, entry.modified_ns, entry.version)
+        if new:
+            await transaction.execute(
+                "INSERT INTO user_reports (report_path, media_type, size, digest, modified_ns, version, user_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*values, entry.user_id),
+            )
+        else:
+            await transaction.execute(
+                "UPDATE user_reports SET report_path = ?, media_type = ?, size = ?, digest = ?, modified_ns = ?,"  # noqa: S608
+                f" version = ? WHERE {self._exactly}",
+                (*values, *self._key(entry.user_id)),
+            )
+        if entry.user_id not in await self._read(transaction, entry.user_id):
+            # An adopted column of another type would keep "07" as 7, which is another user.
+            raise QueryFailed("the database cannot keep a user of that name", internal=f"user_id {entry.user_id!r}")
+
+    async def _record(
+        self, transaction: Transaction, entry: Entry, previous: Entry | None, history: Sequence[Entry]
+    ) -> list[Entry]:
+        """Adds ``entry`` to the versions, and ``previous`` where it is not among them, such as one that was adopted;
+        removes those past the number that is kept. Those that remain."""
+        added = [entry]
+        if previous is not None and previous.version not in {one.version for one in history}:
+            added.insert(0, previous)
+        gone = expired([*history, *added], self._keep_versions)
+        for one in added:
+            if one not in gone:
+                values = (one.user_id, one.version, one.path, one.media_type, one.size, one.digest, one.modified_ns)
+                await transaction.execute(_RECORD, values)
+        if versions := [one.version for one in gone if one in history]:
+            marks = ", ".join("?" * len(versions))
+            sql = f"DELETE FROM report_versions WHERE user_id = ? AND version IN ({marks})"  # noqa: S608
+            await transaction.execute(sql, (entry.user_id, *versions))
+        return [one for one in (*history, *added) if one not in gone]
 
     async def _lock(self, transaction: Transaction, user_id: str) -> Entry | None:
         """The current entry; no other transaction changes it, or adds one, until this one ends."""
@@ -106,8 +195,8 @@ class Catalogue:
         return (await self._read(transaction, user_id, lock)).get(user_id)
 
     async def _read(self, transaction: Transaction, user_id: str, lock: str = "") -> dict[str, Entry]:
-        rows = await transaction.fetch(f"SELECT {_COLUMNS} FROM user_reports WHERE user_id = ?{lock}", (user_id,))  # noqa: S608
-        return _newest(rows)
+        sql = f"SELECT {COLUMNS} FROM user_reports WHERE user_id = ?{lock}"  # noqa: S608
+        return newest(await transaction.fetch(sql, (user_id,)))
 
     @property
     def _exactly(self) -> str:
@@ -118,31 +207,8 @@ class Catalogue:
         return (user_id,) * self._exactly.count("?")
 
 
-def _next_second(entry: Entry | None) -> int:
-    """The second after that of ``entry``: two versions of one second could not be told apart by ``Last-Modified``."""
-    if entry is None or entry.modified_ns is None:
-        return 0
-    return (entry.modified_ns // _SECOND_NS + 1) * _SECOND_NS
-
-
-def _newest(rows: Sequence[Row]) -> dict[str, Entry]:
-    """Entries by user id. An adopted table without a key may hold several rows of a user: the last one counts."""
-    entries = (_entry(row) for row in rows)
-    return {entry.user_id: entry for entry in entries}
-
-
-def _entry(row: Row) -> Entry:
-    user_id, path, media_type, size, digest, modified_ns, version = row
-    return Entry(
-        _text(user_id),  # in an adopted table it may be a number
-        _text(path),
-        None if media_type is None else _text(media_type),
-        None if size is None else int(size),
-        None if digest is None else _text(digest),
-        None if modified_ns is None else int(modified_ns),
-        int(version or 1),
-    )
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+_HISTORY = f"SELECT {COLUMNS} FROM report_versions WHERE user_id = ? ORDER BY version DESC"  # noqa: S608
+_RECORD = (
+    "INSERT INTO report_versions (user_id, version, report_path, media_type, size, digest, modified_ns)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)

@@ -7,7 +7,6 @@ import io
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
@@ -34,9 +33,6 @@ class DemoReport:
             digest.update(chunk)
         return digest.hexdigest()
 
-    def open(self) -> BinaryIO:
-        return io.BufferedReader(_Chunks(self.make()), 1 << 17)
-
 
 def demo_reports() -> list[DemoReport]:
     """PDF reports of about 20 KB, for ``test-user`` and some others."""
@@ -46,24 +42,6 @@ def demo_reports() -> list[DemoReport]:
 def large_report(size: int) -> DemoReport:
     """A CSV report of ``size`` bytes up to the next end of a line, for ``large-report``."""
     return DemoReport("large-report", "text/csv", lambda: _csv(size))
-
-
-class _Chunks(io.RawIOBase):
-    """An iterator of chunks as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._rest = self._rest or next(self._chunks, b"")
-        length = min(len(buffer), len(self._rest))
-        buffer[:length] = self._rest[:length]
-        self._rest = self._rest[length:]
-        return length
 
 
 def _csv(size: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The HTTP side of reports."""
+"""The HTTP side of reports: they come in, they go out, they are listed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import assert_never
 
-from app.errors import PreconditionFailed, RangeNotSatisfiable
+import msgspec
+from quart import Blueprint, Response, request
+
+from app.errors import BadRequest, PreconditionFailed, RangeNotSatisfiable, UnsupportedContentEncoding
 from app.http.answers import Answer, Fields, FilePart, ShortRoute
 from app.http.conditions import Verdict, evaluate, range_applies
 from app.http.dates import format_date
-from app.http.media import content_disposition
+from app.http.digests import sha256_of
+from app.http.media import content_disposition, is_media_type
+from app.http.queries import parse_query, whole_number
 from app.http.ranges import Part, Selection, Unsatisfiable, Whole, select
+from app.reports.description import Description, describe
 from app.reports.service import Report, Reports
 
 _FIELDS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
 )
+_CHANGE_CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
+_DIGESTS = ("content-digest", "repr-digest")
+_MOST_VERSION = 2**63 - 1
 
 
 def report_route(reports: Reports) -> ShortRoute:
     """``GET /api/report/{user_id}``."""
 
-    async def report(method: str, user_id: str, fields: Mapping[str, str]) -> Answer:
-        opened = await reports.open(user_id)
+    async def report(method: str, user_id: str, fields: Mapping[str, str], query: bytes) -> Answer:
+        version = whole_number(parse_query(query), "version", 1, _MOST_VERSION) if query else None
+        opened = await reports.open(user_id, version)
         try:
             answer = _answer(method, fields, opened)
         except BaseException:
@@ -34,8 +44,75 @@ def report_route(reports: Reports) -> ShortRoute:
             opened.blob.close()
         return answer
 
-    meaning = "The user's newest report; conditions and one byte range are honoured."
+    meaning = "The user's newest report, or ?version=N of it; conditions and one byte range are honoured."
     return ShortRoute("/api/report/", "user_id", meaning, _FIELDS, report)
+
+
+def reports_blueprint(reports: Reports) -> Blueprint:
+    blueprint = Blueprint("reports", __name__)
+
+    @blueprint.put("/api/report/<user_id>")
+    async def put_report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Stores the body as the user's newest report; conditions and digests are honoured."""
+        media_type, digests = _announced()
+        replaced = await reports.store(
+            user_id, request.body, media_type, conditions=_given(_CHANGE_CONDITIONS), digests=digests
+        )
+        description = describe(replaced.entry)
+        response = _json(description, 201 if replaced.created else 200)
+        response.headers["location"] = f"/api/report/{user_id}"
+        response.headers["etag"] = description.etag or ""
+        return response
+
+    @blueprint.delete("/api/report/<user_id>")
+    async def delete_report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Removes all versions of the user's report; conditions are honoured."""
+        await reports.delete(user_id, _given(_CHANGE_CONDITIONS))
+        response = Response(b"", 204)
+        del response.headers["content-type"]
+        return response
+
+    @blueprint.get("/api/report/<user_id>/versions")
+    async def list_versions(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """The versions of the user's report that are kept, newest first."""
+        return _json(Versions(user_id, [describe(entry) for entry in await reports.versions(user_id)]))
+
+    return blueprint
+
+
+class Versions(msgspec.Struct):
+    user_id: str
+    versions: list[Description]
+
+
+def _announced() -> tuple[str | None, list[bytes]]:
+    """The media type and the digests that a request says its body has.
+
+    *Errors*: BadRequest, UnsupportedContentEncoding where it cannot be kept as it is said to be.
+    """
+    said = _given(("content-type", "content-encoding", "content-range", *_DIGESTS))
+    if said.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedContentEncoding(
+            "a report is stored and served as it is: without Content-Encoding", headers={"accept-encoding": "identity"}
+        )
+    if "content-range" in said:  # RFC 9110 14.5: part of a report must not become the whole of it
+        raise BadRequest("Content-Range: a report is replaced as a whole")
+    media_type = said.get("content-type")
+    if media_type is not None and not is_media_type(media_type):
+        raise BadRequest("Content-Type: is no media type such as application/pdf, of at most 127 characters")
+    digests = [sha256_of(name.title(), said[name]) for name in _DIGESTS if name in said]
+    return media_type, [digest for digest in digests if digest is not None]
+
+
+def _given(names: tuple[str, ...]) -> dict[str, str]:
+    """Those of these fields that the request has, several of one name joined by a comma."""
+    return {name: ", ".join(values) for name in names if (values := request.headers.getlist(name))}
+
+
+def _json(body: object, status: int = 200) -> Response:
+    response = Response(msgspec.json.encode(body), status, content_type="application/json")
+    response.headers["cache-control"] = "private, no-cache"
+    return response
 
 
 def _answer(method: str, fields: Mapping[str, str], report: Report) -> Answer:

@@ -1,32 +1,48 @@
-"""The use cases of reports: open one, store one."""
+"""The use cases of reports: open one, store one, delete one; and what a crash has left is swept."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import AsyncIterable, Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import BinaryIO
+from functools import lru_cache, partial
 
 import structlog
 
-from app.errors import DatabaseUnavailable, QueryFailed, ReportNotFound, ReportUnreadable
-from app.http.conditions import Validators
+from app.errors import (
+    DatabaseUnavailable,
+    DigestMismatch,
+    PreconditionFailed,
+    QueryFailed,
+    ReportNotFound,
+    ReportUnreadable,
+    SluiceError,
+    VersionNotFound,
+)
+from app.http.conditions import Validators, permits_change
 from app.http.media import extension_of, media_type_of
-from app.reports.catalogue import Catalogue, Entry, Replaced, TooEarly
+from app.reports.catalogue import Catalogue, Changed, Expected, Removed, Replaced, TooEarly
+from app.reports.description import entity_tag
+from app.reports.entries import Entry
 from app.reports.user_ids import check_user_id
-from app.storage.blobs import BlobUnreadable, LocalBlobs, StoredBlob
+from app.storage.blobs import BlobUnreadable, LocalBlobs
+from app.storage.incoming import StoredBlob, Upload
 from app.storage.open_files import Blob
 
 _log = structlog.get_logger()
 
 _SECOND_NS = 10**9
 _TRIES = 5
+_NOT_KNOWN = Validators("", 0, modified_is_strong=False)
+
+type Conditions = Mapping[str, str]
+"""Values of ``If-Match`` and so on, by lower-case name."""
 
 
 @dataclass(slots=True)
 class Report:
-    """A user's newest report, open. Whoever got it closes ``blob``."""
+    """One version of a user's report, open. Whoever got it closes ``blob``."""
 
     user_id: str
     media_type: str
@@ -45,65 +61,155 @@ class Reports:
         """*Errors*: BadUserId, DatabaseUnavailable."""
         return await self._catalogue.find(check_user_id(user_id))
 
-    async def open(self, user_id: str) -> Report:
-        """*Errors*: BadUserId, ReportNotFound, ReportUnreadable, DatabaseUnavailable."""
-        entry = await self._entry(user_id)
+    async def versions(self, user_id: str) -> list[Entry]:
+        """The versions that there are, newest first. *Errors*: BadUserId, ReportNotFound, DatabaseUnavailable."""
+        versions = await self._catalogue.versions(check_user_id(user_id))
+        if not versions:
+            raise _not_found(user_id)
+        return versions
+
+    async def open(self, user_id: str, version: int | None = None) -> Report:
+        """The newest report, or that version of it.
+
+        *Errors*: BadUserId, ReportNotFound, VersionNotFound, ReportUnreadable, DatabaseUnavailable.
+        """
+        entry = await self._entry(user_id, version)
         while True:
             try:
-                blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
-                blob = blob or await self._blobs.open(entry.path)
-                return _report(entry, blob)
+                return await self._open(entry)
             except BlobUnreadable as error:
                 # Perhaps it was replaced, and its file removed, between the row and the file.
-                newer = await self._entry(user_id)
+                newer = await self._entry(user_id, version)
                 if not error.gone or newer.path == entry.path:
                     raise ReportUnreadable("the report's file cannot be read", internal=str(error)) from error
                 entry = newer
 
-    async def store(self, user_id: str, source: BinaryIO, media_type: str | None, *, name: str, head: bytes) -> Entry:
-        """Stores ``source`` as the newest report of ``user_id``.
+    async def store(
+        self,
+        user_id: str,
+        chunks: AsyncIterable[bytes],
+        media_type: str | None = None,
+        *,
+        name: str = "",
+        conditions: Conditions | None = None,
+        digests: Collection[bytes] = (),
+    ) -> Replaced:
+        """Stores ``chunks`` as the newest report of ``user_id``, as they come.
 
-        media_type: by default what ``name`` or ``head``, its first bytes, say.
+        media_type: by default what ``name`` or the first bytes say. conditions: asked before anything is read, and
+        again of what is then replaced. digests: each must be the SHA-256 of what came.
 
-        The file and the row are not atomic. What a crash leaves after each step:
-        1. a temporary file is written and synced: the old report; a file in the folder of incoming ones that no row
-           names.
+        The file and the row are not atomic. The file is locked until the row is committed. What a crash leaves after
+        each step, until the next start sweeps it:
+        1. a temporary file is written, hashed and synced: the old report; a file in the folder of incoming ones.
         2. it is renamed to its own, never used name: the old report; a file that no row names.
-        3. the row is committed: the new report; the old file, which no row names.
-        4. the old file is removed, if we had stored it. Who is reading it has it open and gets it whole.
+        3. the rows are committed, that of the newest and those of the versions: the new report, the old one among its
+           versions; the file of a version that is no longer kept, which no row names.
+        4. that file is removed. Who is reading it has it open and gets it whole.
 
-        *Errors*: BadUserId, OSError (disk full), DatabaseUnavailable; the old report stays.
+        *Cancellation*: waits for the thread; the old report stays, or, once the commit was begun, either.
+        *Errors*: BadUserId, PreconditionFailed, DigestMismatch, InsufficientStorage, OSError, DatabaseUnavailable; the
+        old report stays (of a commit whose answer was lost, either does).
         """
-        check_user_id(user_id)
-        kind = media_type or media_type_of(name, head)
-        blob = await self._blobs.store(source, suffix=extension_of(kind))
-        try:
-            replaced = await self._replace(user_id, blob, kind)
-        except QueryFailed:
-            # Only here it is certain that no row names the file; a commit whose answer was lost may have been done.
-            await self._blobs.remove(blob.path)
-            raise
-        previous = replaced.previous
-        if previous is not None and previous.digest is not None and previous.path != blob.path:
-            await self._blobs.remove(previous.path)
-        return replaced.entry
+        given = conditions or {}
+        await self._expected(check_user_id(user_id), given)
+        async with self._blobs.incoming() as upload:
+            async for chunk in chunks:
+                await upload.write(chunk)
+            if digests:
+                _compare(await upload.digest(), digests)
+            kind = media_type or media_type_of(name, upload.head)
+            blob = await upload.finish(extension_of(kind))
+            replaced = await self._replace(user_id, blob, kind, given, upload)
+        for path in replaced.unnamed:
+            await self._blobs.remove(path)
+        return replaced
 
-    async def _entry(self, user_id: str) -> Entry:
-        entry = await self.find(user_id)
+    async def delete(self, user_id: str, conditions: Conditions | None = None) -> None:
+        """Removes all versions: first the rows, then, where a crash leaves some of them to the next sweep, the files.
+
+        *Errors*: BadUserId, ReportNotFound, PreconditionFailed, DatabaseUnavailable.
+        """
+        removed: Removed | Changed | None = Changed()
+        while isinstance(removed, Changed):
+            await self._entry(user_id, None)
+            expected = await self._expected(user_id, conditions or {})
+            removed = await self._catalogue.remove(user_id, expected=expected)
+        if removed is None:
+            raise _not_found(user_id)
+        for path in removed.unnamed:
+            await self._blobs.remove(path)
+
+    async def sweep(self) -> None:
+        """Removes the files that crashes have left behind; what keeps it from that is logged."""
+        try:
+            removed = await self._blobs.sweep(self._catalogue.named)
+        except (SluiceError, OSError) as error:
+            reason = getattr(error, "internal", None) or str(error)
+            _log.warning("sweep given up", reason=reason)
+        else:
+            _log.info("swept", removed=removed)
+
+    async def _entry(self, user_id: str, version: int | None) -> Entry:
+        check_user_id(user_id)
+        if version is None:
+            entry = await self._catalogue.find(user_id)
+        else:
+            entry = await self._catalogue.find_version(user_id, version)
+            if entry is None and await self._catalogue.find(user_id) is not None:
+                raise VersionNotFound(f"there is no version {version} of the report of user {user_id!r}")
         if entry is None:
-            raise ReportNotFound(f"there is no report for user {user_id!r}")
+            raise _not_found(user_id)
         return entry
 
-    async def _replace(self, user_id: str, blob: StoredBlob, media_type: str) -> Replaced:
+    async def _open(self, entry: Entry) -> Report:
+        blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
+        return _report(entry, blob or await self._blobs.open(entry.path))
+
+    async def _expected(self, user_id: str, conditions: Conditions, own: str | None = None) -> Expected | None:
+        """The entry for which the conditions hold, which they do for any, hence None, where there are none.
+
+        own: the path of a file for which they did hold, and which may have become the entry since.
+        """
+        if not conditions:
+            return None
+        entry = await self._catalogue.find(user_id)
+        if entry is not None and entry.path == own:
+            return None
+        if not permits_change(conditions, None if entry is None else await self._validators(entry)):
+            raise PreconditionFailed("the report is not, or no longer, the one that the request's conditions name")
+        return Expected(entry)
+
+    async def _validators(self, entry: Entry) -> Validators:
+        try:
+            report = await self._open(entry)
+        except BlobUnreadable:
+            return _NOT_KNOWN  # it is there, but no tag is that of what nobody can read
+        report.blob.close()
+        return report.validators
+
+    async def _replace(
+        self, user_id: str, blob: StoredBlob, media_type: str, conditions: Conditions, upload: Upload
+    ) -> Replaced:
         """Tries again where another writer of the same report came in between, or made the database refuse for now."""
         tries_left = _TRIES
         while True:
+            in_doubt = upload.kept
             try:
-                match await self._catalogue.replace(user_id, blob, media_type):
+                expected = await self._expected(user_id, conditions, blob.path)
+                replace = partial(self._catalogue.replace, user_id, blob, media_type)
+                match await replace(expected=expected, committing=upload.keep):
                     case Replaced() as replaced:
                         return replaced
                     case TooEarly(not_before_ns):  # which means that the other one got on
                         blob = await self._blobs.redate(blob, not_before_ns)
+                    case Changed():  # likewise
+                        pass
+            except QueryFailed:
+                # Only now it is certain that no row names the file; a commit whose answer was lost may have been done.
+                if not in_doubt:
+                    upload.drop()
+                raise
             except DatabaseUnavailable as error:
                 tries_left -= 1
                 if not tries_left:
@@ -111,10 +217,18 @@ class Reports:
                 _log.info("storing a report is tried again", user_id=user_id, reason=error.internal)
 
 
-@lru_cache(maxsize=1024)
-def entity_tag(digest: str, media_type: str) -> str:
-    """The strong tag of a stored report: it changes with the bytes, and with what they are said to be."""
-    return f'"{hashlib.sha256(f"{digest} {media_type}".encode()).hexdigest()[:32]}"'
+def _not_found(user_id: str) -> ReportNotFound:
+    return ReportNotFound(f"there is no report for user {user_id!r}")
+
+
+def _compare(came: bytes, digests: Collection[bytes]) -> None:
+    for digest in digests:
+        if digest != came:
+            raise DigestMismatch(f"the bytes that came have the sha-256 {came.hex()}, not {digest.hex()}")
+
+
+# The same for each request of a report: a thousand of them are kept.
+_tag_of = lru_cache(maxsize=1024)(entity_tag)
 
 
 @lru_cache(maxsize=1024)
@@ -130,7 +244,7 @@ def _report(entry: Entry, blob: Blob) -> Report:
     if as_stored and entry.digest is not None:
         # Each version of ours is modified in a later second than the one before it, so its date is a strong validator
         # (RFC 9110 8.8.2.2) once that second has begun.
-        validators = Validators(entity_tag(entry.digest, media_type), seconds, seconds <= time.time())
+        validators = Validators(_tag_of(entry.digest, media_type), seconds, seconds <= time.time())
     else:
         # A file that others write: its date is strong when its second has passed.
         validators = Validators(_file_tag(blob.identity, media_type), seconds, seconds + 1 <= time.time())

@@ -8,17 +8,16 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
 
 import trio
 
 from app.errors import StartError
 from app.flow.threads import ThreadPool
+from app.storage.incoming import StoredBlob, Upload, open_incoming
 from app.storage.open_files import (
     CHUNK_BYTES,
     Blob,
@@ -30,10 +29,9 @@ from app.storage.open_files import (
     identity_of,
     is_stale,
 )
+from app.storage.sweep import Named, sweep
 
 __all__ = ["CHUNK_BYTES", "Blob", "BlobTruncated", "BlobUnreadable", "LocalBlobs", "StoredBlob", "open_blobs"]
-
-_INCOMING = ".incoming"
 
 
 class BlobUnreadable(Exception):
@@ -43,16 +41,6 @@ class BlobUnreadable(Exception):
         super().__init__(f"{path!r}: {reason}")
         self.reason = reason
         self.gone = gone
-
-
-@dataclass(frozen=True)
-class StoredBlob:
-    """A file that was stored: its path relative to the folder, bytes, SHA-256 (hex) and modification time."""
-
-    path: str
-    size: int
-    digest: str
-    modified_ns: int
 
 
 class _Look:
@@ -93,7 +81,7 @@ class LocalBlobs:
     def open_nowait(self, path: str, *, fixed: bool = False) -> Blob | None:
         """A lease, where the file is open and was seen at ``path`` a moment ago; else None.
 
-        fixed: whether nobody writes to the file but us, who never do: one of `store`'s.
+        fixed: whether nobody writes to the file but us, who never do: one that was `incoming`.
         """
         file = self._files.get(path, self._clock(), looking=path in self._looks, fixed=fixed)
         return None if file is None else Blob(file, self._files, self._threads)
@@ -115,12 +103,16 @@ class LocalBlobs:
                 return Blob(look.found, self._files, self._threads)
         return blob
 
-    async def store(self, source: BinaryIO, *, suffix: str) -> StoredBlob:
-        """Copies ``source`` into a new file with a name of its own, durable when this returns.
+    def incoming(self) -> AbstractAsyncContextManager[Upload]:
+        """A new file; see `open_incoming`."""
+        return open_incoming(self._directory, self._threads)
 
-        *Errors*: OSError; nothing is left behind.
-        """
-        return await self._threads.run(partial(self._store, source, suffix))
+    async def sweep(self, named: Named) -> int:
+        """Removes what crashes have left behind (see `sweep`), and returns how many files that were."""
+        removed = await sweep(self._directory, self._threads, named)
+        for path in removed:
+            self._files.drop(path)
+        return len(removed)
 
     async def redate(self, blob: StoredBlob, modified_ns: int) -> StoredBlob:
         """Gives a file that nobody reads yet another modification time."""
@@ -216,27 +208,6 @@ class LocalBlobs:
             raise _unreadable(path, error) from error
         return os.path.relpath(real, root).split(os.sep)
 
-    def _store(self, source: BinaryIO, suffix: str) -> StoredBlob:
-        incoming = self._directory / _INCOMING
-        incoming.mkdir(exist_ok=True)
-        name = secrets.token_hex(16) + suffix
-        temporary = incoming / name
-        final = self._directory / name[:2] / name
-        try:
-            with temporary.open("xb") as target:
-                digest, size = _copy(source, target)
-                target.flush()
-                os.fsync(target.fileno())
-            final.parent.mkdir(exist_ok=True)
-            temporary.rename(final)
-            for folder in (final.parent, self._directory):
-                _sync_folder(folder)
-        except BaseException:
-            for left in (temporary, final):
-                left.unlink(missing_ok=True)
-            raise
-        return StoredBlob(f"{name[:2]}/{name}", size, digest, final.stat().st_mtime_ns)
-
     def _redate(self, path: str, modified_ns: int) -> tuple[int, int]:
         file = self._directory / path
         os.utime(file, ns=(modified_ns, modified_ns))
@@ -294,20 +265,3 @@ def _unreadable(path: str, error: OSError | ValueError) -> BlobUnreadable:
         gone = error.errno in {errno.ENOENT, errno.ENOTDIR}
         return BlobUnreadable(path, error.strerror or str(error), gone=gone)
     return BlobUnreadable(path, str(error))
-
-
-def _copy(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
-    digest, size = sha256(), 0
-    while chunk := source.read(CHUNK_BYTES):
-        target.write(chunk)
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

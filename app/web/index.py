@@ -15,6 +15,13 @@ from app import __version__
 
 # What the examples fill in for the parameters of a route.
 _EXAMPLES = {"user_id": "test-user"}
+# What the commands of routes that change something add.
+_OPTIONS = {
+    "DELETE": "-X DELETE ",
+    "POST": "--data-binary 'hello' ",
+    "PUT": "-X PUT -H 'Content-Type: text/plain' --data-binary 'a report' ",
+}
+_QUOTED = {"/api/transform": "'{}?step=upper'"}
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _HIDDEN_METHODS = {"HEAD", "OPTIONS"}
@@ -58,14 +65,16 @@ def _host() -> str:
 
 def list_routes(application: Quart, base: str) -> Iterator[Listed]:
     """The routes of ``application`` by path; ``base`` is the address that the commands call."""
-    for rule in sorted(application.url_map.iter_rules(), key=lambda rule: rule.rule):
+    rules = application.url_map.iter_rules()
+    for rule in sorted(rules, key=lambda rule: (rule.rule, "GET" not in (rule.methods or ()))):
         view = application.view_functions[rule.endpoint]
         path = _PARAMETER.sub(lambda match: _EXAMPLES.get(match[1], match[1]), rule.rule)
+        methods = " ".join(sorted((rule.methods or set[str]()) - _HIDDEN_METHODS))
         yield Listed(
-            methods=" ".join(sorted((rule.methods or set[str]()) - _HIDDEN_METHODS)),
+            methods=methods,
             path=_PARAMETER.sub(r"{\1}", rule.rule),
             meaning=(inspect.getdoc(view) or "").partition("\n")[0],
-            command=f"curl -i {base}{path}",
+            command=f"curl -i {_OPTIONS.get(methods, '')}{_QUOTED.get(path, '{}').format(base + path)}",
         )
 
 

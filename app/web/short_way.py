@@ -30,8 +30,9 @@ class ShortWay:
         if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
             for route in self._routes:
                 parameter = _parameter(scope, route)
-                if parameter:
-                    answer = await route.handler(scope["method"], parameter, _fields(scope, route.fields))
+                if parameter is not None:
+                    fields = _fields(scope, route.fields)
+                    answer = await route.handler(scope["method"], parameter, fields, scope["query_string"])
                     await send_answer(scope, send, answer)
                     return
         if scope["type"] == "http" and scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
@@ -41,10 +42,12 @@ class ShortWay:
 
 
 def _parameter(scope: Scope, route: ShortRoute) -> str | None:
-    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not."""
+    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not; None where it is another route."""
     path: str = scope["path"]
     if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.prefix.count("/"):
-        return path[len(route.prefix) :]
+        parameter = path[len(route.prefix) :]
+        if bool(parameter) == bool(route.parameter):
+            return parameter
     return None
 
 
@@ -56,7 +59,7 @@ def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
             raise NotFound("there is nothing at that path")  # one that only looks like the route once it is decoded
 
         answered_before.__doc__ = route.meaning
-        rule = f"{route.prefix}<{route.parameter}>"
+        rule = f"{route.prefix}<{route.parameter}>" if route.parameter else route.prefix
         application.add_url_rule(rule, f"short:{route.prefix}", answered_before, methods=["GET"])
 
 
@@ -97,11 +100,13 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
 
 
 async def _send_streamed(scope: Scope, send: Send, answer: Answer, body: Streamed) -> None:
+    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     if scope["method"] == "HEAD":
-        await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": b""})
+        await send(head)
+        await send({"type": "http.response.body", "body": b"", "more_body": True})  # its length is not known
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
     trailers = body.trailers if TRAILERS in scope["extensions"] else None
-    head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     async with body.chunks as chunks:
         await send(head if trailers is None else {**head, "trailers": True})
         async for chunk in chunks:

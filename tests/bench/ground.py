@@ -116,7 +116,7 @@ def open_ground(work: Path) -> Generator[Ground]:
                 database=database,
                 listed_data=folder / "listed",
                 listed=listed,
-                report=next(report for report in demo_reports() if report.user_id == USER).open().read(),
+                report=b"".join(next(report for report in demo_reports() if report.user_id == USER).make()),
             )
         finally:
             with held_interrupts():

@@ -29,7 +29,7 @@ def _download(port: int, user: str) -> tuple[dict[str, str], bytes]:
 
 def test_migrate_is_safe_to_repeat(folder: Path) -> None:
     done = run(folder, "migrate")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "schema 0001\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "schema 0002\n", "")
 
 
 def test_demo_is_safe_to_repeat_and_stores_nothing_twice(folder: Path) -> None:

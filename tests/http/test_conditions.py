@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from app.http.conditions import Validators, Verdict, evaluate, matches, range_applies
+from app.errors import BadRequest
+from app.http.conditions import Validators, Verdict, evaluate, matches, permits_change, range_applies
 from app.http.dates import format_date
 
 MODIFIED = 784_111_777  # Sun, 06 Nov 1994 08:49:37 GMT
@@ -175,3 +176,44 @@ def test_a_date_that_is_a_weak_validator_does_not_make_a_range_apply() -> None:
     weak = Validators('"current"', MODIFIED, modified_is_strong=False)
     assert not range_applies(THEN, weak)
     assert range_applies('"current"', weak)
+
+
+# -- of a method that changes something --------------------------------------------------------------------------------
+
+_CURRENT = Validators('"a"', 1_700_000_000, modified_is_strong=True)
+_BEFORE, _AT = "Tue, 14 Nov 2023 22:13:19 GMT", "Tue, 14 Nov 2023 22:13:20 GMT"
+
+
+@pytest.mark.parametrize(
+    ("fields", "there", "not_there"),
+    [
+        ({}, True, True),
+        ({"if-match": "*"}, True, False),
+        ({"if-match": '"a"'}, True, False),
+        ({"if-match": '"b", "a"'}, True, False),
+        ({"if-match": '"b"'}, False, False),
+        ({"if-match": 'W/"a"'}, False, False),
+        ({"if-match": "a"}, False, False),
+        ({"if-match": ""}, False, False),
+        ({"if-none-match": "*"}, False, True),
+        ({"if-none-match": '"a"'}, False, True),
+        ({"if-none-match": 'W/"a"'}, False, True),
+        ({"if-none-match": '"b"'}, True, True),
+        ({"if-unmodified-since": _AT}, True, True),
+        ({"if-unmodified-since": _BEFORE}, False, True),
+        ({"if-unmodified-since": "yesterday"}, True, True),
+        ({"if-match": '"a"', "if-unmodified-since": _BEFORE}, True, False),
+        ({"if-match": '"a"', "if-none-match": '"a"'}, False, False),
+        ({"if-modified-since": _AT}, True, True),
+    ],
+)
+def test_a_change_is_permitted_where_its_conditions_hold(fields: dict[str, str], there: bool, not_there: bool) -> None:
+    assert permits_change(fields, _CURRENT) is there
+    assert permits_change(fields, None) is not_there
+
+
+@pytest.mark.parametrize("field", ["a", "", '"a" "b"', '"a', "*, *"])
+@pytest.mark.parametrize("current", [_CURRENT, None])
+def test_a_change_whose_if_none_match_is_malformed_is_refused(field: str, current: Validators | None) -> None:
+    with pytest.raises(BadRequest):
+        permits_change({"if-none-match": field}, current)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from app.http.media import content_disposition, extension_of, media_type_of
+from app.http.media import content_disposition, extension_of, is_media_type, media_type_of
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,50 @@ def test_what_the_machine_knows_of_types_changes_nothing(monkeypatch: pytest.Mon
     assert mimetypes.guess_type("a.pdf")[0] == "application/x-of-this-machine"
     assert media_type_of("a.pdf", b"") == "application/pdf"
     assert extension_of("application/x-of-this-machine") == ".bin"
+
+
+# -- what a media type is ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "application/pdf",
+        "Text/Plain; charset=utf-8",
+        'text/plain;charset="utf-8"',
+        'a/b;c="d\\"e;f"',
+        "a/b;",
+        "a/b ; ;c=d",
+        "application/vnd.a+json",
+        "multipart/form-data; boundary=--x",
+        "x" * 63 + "/" + "y" * 63,
+    ],
+)
+def test_media_types_are_told(text: str) -> None:
+    assert is_media_type(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "pdf",
+        "/",
+        "a/",
+        "/b",
+        "a/b/c",
+        "a b/c",
+        "a/b c",
+        "a/b;c",
+        "a/b;c=",
+        'a/b;c="',
+        "a/b;c=d e",
+        "a/b, c/d",
+        "a/b;c=é",
+        "a/b\n",
+        " a/b",
+        "x" * 64 + "/" + "y" * 63,
+    ],
+)
+def test_what_is_none_is_told_too(text: str) -> None:
+    assert not is_media_type(text)

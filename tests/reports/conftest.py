@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import trio
 from app.compose import open_house
 from app.settings import Settings, load_settings
 from app.storage.migrate import migrate
+from tests.chunks import chunked
 from tests.exchange import Answer, Fields, ask
 from tests.mariadb import MariaDb, environment
 from tests.processes import SluiceProcess, running
@@ -57,6 +57,16 @@ class Site:
     def get(self, user: str, fields: Fields = ()) -> Answer:
         return ask(self.server.port, "GET", f"/api/report/{user}", fields)
 
+    def put(self, user: str, body: bytes, fields: Fields = ()) -> Answer:
+        return ask(self.server.port, "PUT", f"/api/report/{user}", fields, body)
+
+    def delete(self, user: str, fields: Fields = ()) -> Answer:
+        return ask(self.server.port, "DELETE", f"/api/report/{user}", fields)
+
+    def files(self) -> set[str]:
+        """What is in the reports folder."""
+        return {str(path.relative_to(self.reports)) for path in self.reports.rglob("*") if path.is_file()}
+
     def head(self, user: str, fields: Fields = ()) -> Answer:
         return ask(self.server.port, "HEAD", f"/api/report/{user}", fields)
 
@@ -66,7 +76,7 @@ async def _fill(settings: Settings) -> None:
     adopted = {"adopted": "old/adopted.pdf", "absolute": str((folder / "old" / "adopted.pdf").absolute())}
     async with open_house(settings) as house:
         for user, (data, kind) in _STORED.items():
-            await house.reports.store(user, io.BytesIO(data), kind, name="", head=b"")
+            await house.reports.store(user, chunked(data), kind)
         for user, path in (adopted | UNREADABLE).items():
             await house.database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", (user, path))
     (folder / "old").mkdir()
@@ -104,3 +114,15 @@ def site(embedded_site: Site) -> Site:
 def any_site(request: pytest.FixtureRequest) -> Site:
     """Each kind of database in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def fresh_site(tmp_path: Path) -> Iterator[Site]:
+    """One of the test's own, which it may change."""
+    yield from _serve(tmp_path, {})
+
+
+@pytest.fixture
+def limited_site(tmp_path: Path) -> Iterator[Site]:
+    """One that takes 100,000 bytes at most."""
+    yield from _serve(tmp_path, {"SLUICE_MAX_UPLOAD": "100000"})

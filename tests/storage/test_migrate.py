@@ -15,7 +15,8 @@ import trio
 
 import app.storage.migrate
 from app.errors import QueryFailed, StartError
-from app.reports.catalogue import Entry, Replaced, open_catalogue
+from app.reports.catalogue import Replaced, open_catalogue
+from app.reports.entries import Entry
 from app.settings import DatabaseSettings
 from app.storage.blobs import StoredBlob
 from app.storage.database import Database
@@ -70,7 +71,7 @@ def _inspect(settings: DatabaseSettings) -> dict[str, list[str]]:
 
 
 async def _find(database: Database, user_id: str) -> str | None:
-    async with open_catalogue(database) as catalogue:
+    async with open_catalogue(database, 5) as catalogue:
         entry = await catalogue.find(user_id)
     return None if entry is None else entry.path
 
@@ -81,8 +82,8 @@ async def _find(database: Database, user_id: str) -> str | None:
 async def test_a_fresh_database_gets_the_schema(database_settings: DatabaseSettings) -> None:
     assert migrate(database_settings) == HEAD
     tables = _inspect(database_settings)
-    assert set(tables) == {"user_reports", "sluice_schema"}
-    assert set(tables["user_reports"]) == _COLUMNS
+    assert set(tables) == {"user_reports", "report_versions", "sluice_schema"}
+    assert set(tables["user_reports"]) == set(tables["report_versions"]) == _COLUMNS
     async with open_migrated(database_settings) as database:
         await check_schema(database)
 
@@ -120,8 +121,10 @@ async def test_several_processes_may_migrate_at_once(database_settings: Database
         "CREATE TABLE user_reports (user_id VARCHAR(50), report_path VARCHAR(200), media_type VARCHAR(127),"
         " size BIGINT, digest VARCHAR(64), modified_ns BIGINT, version BIGINT NOT NULL DEFAULT 1)",
         "CREATE TABLE sluice_schema (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+        "CREATE TABLE report_versions (user_id VARCHAR(128), version BIGINT, report_path TEXT, media_type VARCHAR(127),"
+        " size BIGINT, digest VARCHAR(64), modified_ns BIGINT)",
     ],
-    ids=["one column added", "all but the index", "only the table of versions"],
+    ids=["one column added", "all but the index", "only the table of the schema", "no index of versions"],
 )
 async def test_a_migration_that_was_cut_off_goes_on(database_settings: DatabaseSettings, half: str) -> None:
     _run(database_settings, half)
@@ -151,7 +154,7 @@ async def test_a_table_of_texts_is_adopted(database_settings: DatabaseSettings, 
         f"CREATE TABLE user_reports ({columns})",
         "INSERT INTO user_reports (user_id, report_path) VALUES ('ada', 'a.pdf'), ('bob', '/abs/b.pdf')",
     )
-    async with open_migrated(database_settings) as database, open_catalogue(database) as catalogue:
+    async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
         await check_schema(database)
         assert await catalogue.find("ada") == Entry("ada", "a.pdf", None, None, None, None, 1)
         assert await _find(database, "bob") == "/abs/b.pdf"
@@ -170,7 +173,7 @@ async def test_of_several_rows_of_one_user_the_last_counts(database_settings: Da
         "CREATE TABLE user_reports (user_id VARCHAR(50), report_path VARCHAR(200))",
         "INSERT INTO user_reports VALUES ('ada', 'z.pdf'), ('bob', 'b.pdf'), ('ada', 'a.pdf')",
     )
-    async with open_migrated(database_settings) as database, open_catalogue(database) as catalogue:
+    async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
         assert await _find(database, "ada") == "a.pdf"
         await catalogue.replace("ada", _BLOB, "application/pdf")
         assert await _find(database, "ada") == "b.pdf"
@@ -184,7 +187,7 @@ async def test_a_table_of_numbers_is_adopted(database_settings: DatabaseSettings
         f"CREATE TABLE user_reports (user_id INT {key}, report_path VARCHAR(200))",
         "INSERT INTO user_reports VALUES (7, 'seven.pdf'), (0, 'zero.pdf')",
     )
-    async with open_migrated(database_settings) as database, open_catalogue(database) as catalogue:
+    async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
         assert await _find(database, "7") == "seven.pdf"
         for other in ("ada", "07", "7.0", "7a", "1e1"):  # what MySQL takes for a 7, or for a 0
             assert await _find(database, other) is None
@@ -198,7 +201,7 @@ async def test_a_name_that_is_no_number_does_not_replace_the_report_of_a_number(
     """Both databases would store ``07`` as 7, where the last row counts."""
     _run(database_settings, "CREATE TABLE user_reports (user_id INT, report_path VARCHAR(200))")
     _run(database_settings, "INSERT INTO user_reports VALUES (7, 'seven.pdf')")
-    async with open_migrated(database_settings) as database, open_catalogue(database) as catalogue:
+    async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
         with pytest.raises(QueryFailed):
             await catalogue.replace("07", _BLOB, "application/pdf")
         assert await _find(database, "7") == "seven.pdf"
@@ -224,9 +227,9 @@ async def test_looking_a_user_up_in_an_adopted_table_does_not_read_all_of_it(
     _run(database_settings, "CREATE TABLE user_reports (user_id VARCHAR(50), report_path VARCHAR(200))")
     migrate(database_settings)
     engine = _engine(database_settings)
-    (index,) = sa.inspect(engine).get_indexes("user_reports")
+    indexes = sa.inspect(engine).get_indexes("user_reports")
     engine.dispose()
-    assert index["column_names"] == ["user_id"]
+    assert sorted(index["column_names"] for index in indexes) == [["report_path"], ["user_id"]]
 
 
 async def test_where_case_does_not_matter_to_the_table_it_still_does_to_us(mysql_settings: DatabaseSettings) -> None:

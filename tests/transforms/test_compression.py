@@ -17,7 +17,7 @@ from tests.transforms.streams import cuts, every, result
 zstd = unzstd.zstd
 STEPS: dict[str, Step] = {step.name: step for step in compression_steps(200)}
 UNDO = {"gzip": gzip.decompress, "zstd": zstd.decompress}
-LEVELS = [("gzip", None), ("gzip", "1"), ("gzip", "9"), ("zstd", None), ("zstd", "1"), ("zstd", "19")]
+LEVELS = [("gzip", None), ("gzip", "1"), ("gzip", "9"), ("zstd", None), ("zstd", "1"), ("zstd", "9")]
 
 content = st.binary(max_size=300) | st.sampled_from([b"", b"report " * 1000, random.Random(1).randbytes(5000)])
 
@@ -49,7 +49,7 @@ def test_gzip_tells_no_time_and_no_name() -> None:
     assert result(STEPS["gzip"].make(None), [b"a"])[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
 
 
-@pytest.mark.parametrize("level", range(1, 20))
+@pytest.mark.parametrize("level", range(1, 10))
 def test_any_level_of_zstd_stays_within_the_window_that_is_read(level: int) -> None:
     frame = result(STEPS["zstd"].make(str(level)), [b"a" * 1000])
     assert result(STEPS["unzstd"].make(None), [frame]) == b"a" * 1000
@@ -62,7 +62,7 @@ def test_zstd_checks_what_it_reads() -> None:
         zstd.decompress(bytes(frame))
 
 
-@pytest.mark.parametrize(("name", "most"), [("gzip", 9), ("zstd", 19)])
+@pytest.mark.parametrize(("name", "most"), [("gzip", 9), ("zstd", 9)])
 def test_levels(name: str, most: int) -> None:
     for level in range(1, most + 1):
         STEPS[name].make(str(level))
