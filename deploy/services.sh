@@ -14,6 +14,7 @@ if [ "${1:-}" = bench ]; then
     command -v node >/dev/null || packages="$packages nodejs"
     command -v npm >/dev/null || packages="$packages npm"
     command -v nginx >/dev/null || packages="$packages nginx-light"
+    command -v mlr >/dev/null || packages="$packages miller"
 fi
 [ -n "$packages" ] || exit 0
 

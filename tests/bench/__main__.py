@@ -11,6 +11,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.bench import record
 from tests.bench.ground import Ground, open_ground
@@ -22,7 +23,7 @@ from tests.bench.work import Work
 from tests.bench.works import WORKS
 
 _BUILT = Path(__file__).parent / ".work"
-_PROGRAMS = ("wrk", "node", "npm", "nginx")
+_PROGRAMS = ("wrk", "node", "npm", "nginx", "mlr")
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         sys.exit("bench: these rounds do not count\n" + "\n".join(found))
 
 
-def _run(ground: Ground, works: Sequence[Work], arguments: argparse.Namespace) -> list[str]:
+def _run(ground: Ground, works: Sequence[Work[Any]], arguments: argparse.Namespace) -> list[str]:
     """Builds, measures, prints and writes. Returns the problems, in words."""
     peers = {name: PEERS[name](ground) for name in dict.fromkeys(name for work in works for name in work.peers)}
     versions = {"mariadb": {"mariadb": ground.database_version}}
@@ -56,7 +57,7 @@ def _run(ground: Ground, works: Sequence[Work], arguments: argparse.Namespace) -
     _say(f"{busy:.0%} of the CPUs are in use before the first round")
     done: list[Round] = []
     for work in works:
-        work.prepare(ground)
+        work.prepare(ground, quick=arguments.quick)
         seconds, rounds = work.seconds(arguments.seconds), arguments.rounds or work.rounds
         for number in range(1, rounds + 1):
             # Another one is first in each round, so that none always follows the same.
@@ -64,19 +65,20 @@ def _run(ground: Ground, works: Sequence[Work], arguments: argparse.Namespace) -
             for name in order:
                 done.append(_measure(work, peers[name], ground, number, seconds, quick=arguments.quick))
                 _say(_line(work, done[-1]))
-        print(f"\n## {work.name}: {work.title}; medians of {rounds} × {seconds} s\n\n{record.table(work, done)}\n")
+        lasts = work.lasts(seconds, quick=arguments.quick)
+        print(f"\n## {work.name}: {work.title}; medians of {rounds} × {lasts}\n\n{record.table(work, done)}\n")
         print(f"{record.verdict_table(record.verdicts(work, done))}\n", flush=True)
     run = {"seconds": arguments.seconds, "quick": arguments.quick, "busy_before": busy}
     _say(f"written to {record.write(works, done, versions, run).relative_to(Path(__file__).parent)}")
     return record.problems(done)
 
 
-def _measure(work: Work, peer: Peer, ground: Ground, number: int, seconds: int, *, quick: bool) -> Round:
+def _measure(work: Work[Any], peer: Peer[Any], ground: Ground, number: int, seconds: int, *, quick: bool) -> Round:
     """One peer, started anew; nothing else of ours runs but the database. A peer that fails has a problem to tell."""
     busy = record.busy_share()
     try:
-        with peer.running() as server:
-            measured = work.measure(server, ground, seconds, quick=quick)
+        with peer.running() as running:
+            measured = work.measure(running, ground, seconds, quick=quick)
     except RuntimeError as error:
         return Round(work.name, peer.name, number, busy, {}, [str(error)])
     return Round(work.name, peer.name, number, busy, measured.figures, measured.problems)
@@ -125,7 +127,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _line(work: Work, one: Round) -> str:
+def _line(work: Work[Any], one: Round) -> str:
     """The work's first column that is told with its spread stands for the rest."""
     first = next(column for column in work.columns if column.spread)
     told = "; ".join(one.problems) or f"{one.figures[first.figure]:{first.form}} {first.heading}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from tests.bench.ground import Ground
 from tests.bench.peer import Server
@@ -26,11 +28,11 @@ class _Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside(Work):
-    """wrk asks for the small report, without the burden and with it in turn, on the same server.
+class Beside(Work[Server]):
+    """wrk asks for ``asked``, without the burden and with it in turn, on the same server.
 
     burden: its name in `load.py`. connections: of it. large: its path is that of a report of 1 GB, not the small one.
-    As much time is spent without the burden as with it.
+    asked: a path; body: what each answer there must be. As much time is spent without the burden as with it.
     """
 
     burden: str
@@ -38,35 +40,40 @@ class Beside(Work):
     quick_connections: int
     large: bool = False
     others: int = 10
+    asked: str = REPORT_PATH
+    body: Callable[[Ground], bytes] = attrgetter("report")
 
-    def prepare(self, ground: Ground) -> None:
+    def prepare(self, ground: Ground, *, quick: bool) -> None:
         if self.large:
             ground.add(_READ_USER, _READ_BYTES)
 
-    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+    def measure(self, peer: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
         connections = self.quick_connections if quick else self.connections
-        path = f"/api/report/{_READ_USER}" if self.large else REPORT_PATH
-        command = own_load(self.burden, server, path, [("connections", connections)])
-        warm_up(server, ground, REPORT_PATH)
+        command = own_load(self.burden, peer, *self.burden_of(ground, connections, quick=quick))
+        warm_up(peer, ground, self.asked)
         alone, beside = list[_Phase](), list[_Phase]()
         burdens: list[Load] = []
         each = max(1, seconds // _PHASES)
         for _ in range(_PHASES):
-            alone.append(self._ask(server, ground, each))
+            alone.append(self._ask(peer, ground, each))
             with load(command, ground) as burden:
                 burden.wait_ready()
-                beside.append(self._ask(server, ground, each))
+                beside.append(self._ask(peer, ground, each))
             burdens.append(burden)
             time.sleep(_SETTLE_SECONDS)
         problems = [problem for phase in (*alone, *beside) for problem in phase.measured.problems]
         problems += [problem for burden in burdens for problem in burden.summary()["problems"]]
-        problems += wrong_answer(server, REPORT_PATH, ground.report.__eq__)
+        problems += wrong_answer(peer, self.asked, self.body(ground).__eq__)
         return Measurement({} if problems else _figures(alone, beside, connections), problems)
 
+    def burden_of(self, ground: Ground, connections: int, *, quick: bool) -> tuple[str, Sequence[tuple[str, object]]]:
+        """Its path and options."""
+        return f"/api/report/{_READ_USER}" if self.large else REPORT_PATH, [("connections", connections)]
+
     def _ask(self, server: Server, ground: Ground, seconds: int) -> _Phase:
-        with load(wrk(server, REPORT_PATH, self.others, seconds), ground) as loading:
+        with load(wrk(server, self.asked, self.others, seconds), ground) as loading:
             watched = loading.watch_to_end(server, seconds)
-        return _Phase(read_wrk(loading.summary(), len(ground.report)), watched)
+        return _Phase(read_wrk(loading.summary(), len(self.body(ground))), watched)
 
 
 def _figures(alone: list[_Phase], beside: list[_Phase], connections: int) -> dict[str, float]:
@@ -94,7 +101,7 @@ def _figures(alone: list[_Phase], beside: list[_Phase], connections: int) -> dic
     }
 
 
-_COLUMNS = (
+BESIDE_COLUMNS = (
     Column("connections", "connections", ",.0f"),
     Column("p99_alone_ms", "p99 ms without", ".1f"),
     Column("p99_ms", "with", ".1f"),
@@ -119,7 +126,7 @@ SLOW_READERS = Beside(
     reference="sluice-mysql",
     rounds=3,
     factor=3,
-    columns=_COLUMNS,
+    columns=BESIDE_COLUMNS,
     targets=(
         Target("growth in MiB, of the worst round", "sluice-mysql", "growth_mib", at_most=32, worst=True),
         Target("p99 of the others ÷ that without", "sluice-mysql", "p99_ratio", at_most=2),
@@ -135,7 +142,7 @@ IDLE = Beside(
     peers=("sluice-mysql",),
     reference="sluice-mysql",
     rounds=3,
-    columns=_COLUMNS,
+    columns=BESIDE_COLUMNS,
     targets=(
         Target("KB a connection, of the worst round", "sluice-mysql", "each_kb", at_most=20, worst=True),
         Target("p99 of the others ÷ that without", "sluice-mysql", "p99_ratio", at_most=1.5),

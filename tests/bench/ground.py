@@ -19,6 +19,7 @@ from tests.mariadb import MariaDb, environment
 USER = "test-user"
 
 _BLOCK_BYTES = 1_000_000
+_SPARE_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Ground:
     """work: kept between runs, for what peers are built of. folder: goes with the run, for logs.
 
     mysql_data, sqlite_data: Sluice's data folders, with the demo data. server: the MariaDB; database: the
-    variables that reach it. report: the bytes of USER's report.
+    variables that reach it. listed_data, listed: the same, of a database that `add_rows` makes large. report: the
+    bytes of USER's report.
     """
 
     work: Path
@@ -35,6 +37,8 @@ class Ground:
     sqlite_data: Path
     server: MariaDb
     database: dict[str, str]
+    listed_data: Path
+    listed: dict[str, str]
     report: bytes
 
     @property
@@ -55,10 +59,14 @@ class Ground:
         rows = self.server.query("SELECT user_id, report_path FROM user_reports", database=self.database["DB_NAME"])
         return {user: self.reports / path for user, path in rows}
 
+    def need_room(self, size: int) -> None:
+        """*Errors*: RuntimeError where the folder has no room for ``size`` bytes and some more."""
+        if shutil.disk_usage(self.folder).free < size + _SPARE_BYTES:
+            raise RuntimeError(f"{self.folder} has no room for {size / 1e6:,.0f} MB")
+
     def add(self, user: str, size: int) -> None:
         """A report of ``size`` bytes, a multiple of 10⁶, stored in MariaDB by Sluice. *Errors*: RuntimeError."""
-        if shutil.disk_usage(self.folder).free < 3 * size:
-            raise RuntimeError(f"{self.folder} has no room for a report of {size / 1e6:,.0f} MB, twice")
+        self.need_room(2 * size)
         made = self.folder / f"{user}.bin"
         try:
             block = os.urandom(_BLOCK_BYTES)
@@ -69,6 +77,19 @@ class Ground:
         finally:
             made.unlink(missing_ok=True)
 
+    def add_rows(self, rows: int) -> None:
+        """So many in the database ``listed``, each a user's report, of which USER's is the pattern."""
+        name = self.listed["DB_NAME"]
+        columns = [row[0] for row in self.server.query("SHOW COLUMNS FROM user_reports", database=name)]
+        others = ", ".join(column for column in columns if column != "user_id")
+        there = self.server.query("SELECT COUNT(*) FROM user_reports", database=name)[0][0]
+        self.server.query(
+            f"INSERT INTO user_reports (user_id, {others}) SELECT CONCAT('user-', LPAD(seq, 8, '0')), {others}"
+            f" FROM seq_1_to_{rows - there} JOIN user_reports WHERE user_id = %s",
+            (USER,),
+            database=name,
+        )
+
 
 @contextmanager
 def open_ground(work: Path) -> Generator[Ground]:
@@ -76,7 +97,7 @@ def open_ground(work: Path) -> Generator[Ground]:
     with TemporaryDirectory(prefix="sluice-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        for part in ("mariadb", "mysql", "sqlite"):
+        for part in ("mariadb", "mysql", "sqlite", "listed"):
             (folder / part).mkdir()
         server = MariaDb(folder / "mariadb")
         try:
@@ -84,6 +105,8 @@ def open_ground(work: Path) -> Generator[Ground]:
             database = environment(server.create_database())
             _load(folder / "mysql", database)
             _load(folder / "sqlite", {})
+            listed = environment(server.create_database())
+            _load(folder / "listed", listed)
             yield Ground(
                 work=work,
                 folder=folder,
@@ -91,6 +114,8 @@ def open_ground(work: Path) -> Generator[Ground]:
                 sqlite_data=folder / "sqlite",
                 server=server,
                 database=database,
+                listed_data=folder / "listed",
+                listed=listed,
                 report=b"".join(next(report for report in demo_reports() if report.user_id == USER).make()),
             )
         finally:

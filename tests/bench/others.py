@@ -6,13 +6,12 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from tests import processes
-from tests.bench.peer import IO_THREADS, Peer, once
+from tests.bench.peer import IO_THREADS, ServerPeer, once, told
 from tests.bench.process_group import run_to_end
 
 SOURCES = Path(__file__).parent / "peers"
@@ -20,7 +19,7 @@ _BUILD_SECONDS = 300
 _NGINX = shutil.which("nginx") or "/usr/sbin/nginx"  # often not on the PATH of a user
 
 
-class Express(Peer):
+class Express(ServerPeer):
     """The original: Express, mysql2, the file read whole."""
 
     name = "express"
@@ -53,12 +52,11 @@ class Express(Peer):
 
     def versions(self) -> dict[str, str]:
         modules = {name: self._built / "node_modules" / name / "package.json" for name in ("express", "mysql2")}
-        node = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
         found = {name: str(json.loads(path.read_text())["version"]) for name, path in modules.items()}
-        return {"node": node.strip().lstrip("v")} | found
+        return {"node": told(["node", "--version"]).lstrip("v")} | found
 
 
-class _InPeersVenv(Peer):
+class _InPeersVenv(ServerPeer):
     """A program of the environment that the other Python peers share; the project's has none of their packages."""
 
     packages: tuple[str, ...]
@@ -138,7 +136,7 @@ class Granian(_InPeersVenv):
         return [*command, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "raw_hello:app"]
 
 
-class StockHypercorn(Peer):
+class StockHypercorn(ServerPeer):
     """Hypercorn's Trio worker as it comes: Sluice's adapter is only there where an application has imported it."""
 
     name = "hypercorn"
@@ -172,7 +170,7 @@ class StockQuart(StockHypercorn):
     packages = ("hypercorn", "trio", "h11", "quart", "quart-trio")
 
 
-class Nginx(Peer):
+class Nginx(ServerPeer):
     """nginx, which serves the reports as static files."""
 
     name = "nginx"
@@ -194,8 +192,7 @@ class Nginx(Peer):
         return dict(os.environ)
 
     def versions(self) -> dict[str, str]:
-        said = subprocess.run([_NGINX, "-v"], capture_output=True, text=True, timeout=20, check=True).stderr
-        return {"nginx": said.strip().rpartition("/")[2]}
+        return {"nginx": told([_NGINX, "-v"]).rpartition("/")[2]}
 
 
 def _nginx_configuration(folder: Path, port: int, reports: dict[str, Path]) -> str:

@@ -7,10 +7,12 @@ import platform
 from pathlib import Path
 
 from tests import processes
-from tests.bench.peer import IO_THREADS, Peer
+from tests.bench.peer import IO_THREADS, ServerPeer
+
+_MAX_UPLOAD = "1TiB"  # 10 GB in one body are more than the default
 
 
-class Sluice(Peer):
+class Sluice(ServerPeer):
     """Sluice under the production command, on MariaDB."""
 
     name = "sluice-mysql"
@@ -28,15 +30,28 @@ class Sluice(Peer):
         return [*processes.HYPERCORN[:-1], "-w", "1", self.app]
 
     def environment(self, port: int) -> dict[str, str]:
-        given = {"PORT": str(port), "SLUICE_IO_THREADS": IO_THREADS}
+        given = {"PORT": str(port), "SLUICE_IO_THREADS": IO_THREADS, "SLUICE_MAX_UPLOAD": _MAX_UPLOAD}
         return processes.command_environment(self.folder, given | self._database())
 
     def _database(self) -> dict[str, str]:
         return self.ground.database
 
     def versions(self) -> dict[str, str]:
-        names = ("sluice-server", "trio", "hypercorn", "quart", "quart-trio", "trio-mysql")
-        return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+        return own_versions("sluice-server", "trio", "hypercorn", "quart", "quart-trio", "trio-mysql")
+
+
+class SluiceListing(Sluice):
+    """Sluice on the database of many rows."""
+
+    name = "sluice-listing"
+    title = "Sluice on MariaDB, many reports"
+
+    @property
+    def folder(self) -> Path:
+        return self.ground.listed_data
+
+    def _database(self) -> dict[str, str]:
+        return self.ground.listed
 
 
 class SluiceEmbedded(Sluice):
@@ -67,3 +82,8 @@ class SluiceRoute(SluiceEmbedded):
     name = "sluice-route"
     title = "Quart-Trio in Sluice"
     app = "tests.bench.peers.sluice_routes:app"
+
+
+def own_versions(*names: str) -> dict[str, str]:
+    """Of Python, and of these packages of the project's environment."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

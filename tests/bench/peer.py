@@ -1,13 +1,14 @@
-"""A peer: a server that is built once, then started and stopped for each measurement."""
+"""A peer: a server or a tool that is built once, then started anew for each measurement."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
+import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +30,20 @@ class Server:
 
     def get(self, path: str, seconds: float = 10) -> tuple[int, bytes]:
         """Status and body."""
+        return self.ask("GET", path, seconds)
+
+    def ask(self, method: str, path: str, seconds: float = 10) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
             connection.close()
 
 
-class Peer(ABC):
-    """One program with one configuration, one worker."""
+class Peer[Running](ABC):
+    """One program with one configuration."""
 
     name: str
     title: str
@@ -50,6 +54,18 @@ class Peer(ABC):
     @abstractmethod
     def build(self) -> None:
         """Makes it startable; quick the second time. *Errors*: RuntimeError."""
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Of what it is made of, once it is built."""
+
+    @abstractmethod
+    def running(self) -> AbstractContextManager[Running]:
+        """It, started anew; stopped at the end. *Errors*: RuntimeError where it does not start."""
+
+
+class ServerPeer(Peer[Server]):
+    """A server with one worker."""
 
     @abstractmethod
     def command(self, port: int) -> list[str]: ...
@@ -63,13 +79,9 @@ class Peer(ABC):
     def folder(self) -> Path:
         """Where it runs."""
 
-    @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Of what it is made of, once it is built."""
-
     @contextmanager
     def running(self) -> Generator[Server]:
-        """It, started anew and answering; stopped at the end. *Errors*: RuntimeError where it does not start."""
+        """It answers."""
         port = free_port()
         log = self.ground.folder / f"{self.name}-{time.monotonic_ns()}.log"
         with (
@@ -83,6 +95,12 @@ class Peer(ABC):
                     raise RuntimeError(f"{self.name} did not start:\n{tail(log)}")
                 time.sleep(0.05)
             yield server
+
+
+def told(command: Sequence[str]) -> str:
+    """What a program says of itself, to standard output or error."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20, check=True)
+    return done.stdout.strip()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import signal
 import subprocess
 import time
@@ -23,12 +25,29 @@ class Usage:
     """Of a process and its descendants.
 
     rss: bytes, pages that they share counted for each. anon: the part of it that no file lies under (RssAnon), which
-    mapped files and the page cache leave alone. cpu: seconds so far.
+    mapped files and the page cache leave alone. serving: the part of that which is the process's own and its
+    children's: a server and what it starts to serve, and not what those start to work for them. cpu: seconds so far.
     """
 
     rss: int
     anon: int
+    serving: int
     cpu: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command that has ended, and of what it has started and waited for. rss: bytes, the most of one of them."""
+
+    seconds: float
+    cpu: float
+    rss: int
+
+
+class Leader(subprocess.Popen[bytes]):
+    """The process that leads a group. used: its rusage (getrusage(2)) with its children's, once it is reaped."""
+
+    used: resource.struct_rusage | None = None
 
 
 def raise_on_interrupts() -> None:
@@ -56,13 +75,13 @@ def held_interrupts() -> Generator[set[int]]:
 @contextmanager
 def process_group(
     command: Sequence[str], folder: Path, output: IO[bytes], environment: Mapping[str, str] | None = None
-) -> Generator[subprocess.Popen[bytes]]:
+) -> Generator[Leader]:
     """``command`` in ``folder``. At the end of the block it gets SIGTERM, and after a while its group SIGKILL."""
     process = None
     try:
         # An interrupt between the fork and the assignment would leave a process that nobody knows.
         with held_interrupts() as mask:
-            process = subprocess.Popen(
+            process = Leader(
                 command,
                 cwd=folder,
                 env=environment,
@@ -70,7 +89,7 @@ def process_group(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, mask),  # noqa: PLW1509 - no threads here
+                preexec_fn=partial(signal.pthread_sigmask, signal.SIG_SETMASK, mask),  # there are no threads here
             )
         yield process
     finally:
@@ -82,12 +101,23 @@ def process_group(
 def run_to_end(
     command: Sequence[str], folder: Path, log: Path, seconds: float, environment: Mapping[str, str] | None = None
 ) -> None:
+    """As `cost`, of which nobody wants to know."""
+    cost(command, folder, log, seconds, environment)
+
+
+def cost(
+    command: Sequence[str], folder: Path, log: Path, seconds: float, environment: Mapping[str, str] | None = None
+) -> Cost:
     """Runs ``command``. *Errors*: RuntimeError, with the end of its output, where it fails or takes too long."""
+    began = time.perf_counter()
     with log.open("wb") as output, process_group(command, folder, output, environment) as process:
-        if not wait_ended(process, seconds):
+        if not _wait_precisely(process, seconds):
             raise RuntimeError(f"{Path(command[0]).name} did not end within {seconds} s:\n{tail(log)}")
-    if process.returncode != 0:
+        taken = time.perf_counter() - began
+    used = process.used
+    if process.returncode != 0 or used is None:
         raise RuntimeError(f"{Path(command[0]).name} ended with {process.returncode}:\n{tail(log)}")
+    return Cost(taken, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -104,35 +134,48 @@ def wait_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
+def _wait_precisely(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """As `wait_ended`, and at once when it has."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
 def usage(pid: int) -> Usage:
     """Of ``pid`` and its descendants now."""
-    rss, anon, cpu = 0, 0, 0.0
-    for member in _descendants(pid):
+    rss, anon, serving, cpu = 0, 0, 0, 0.0
+    for member, generation in _descendants(pid):
         with suppress(OSError):  # it has just ended
             fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             cpu += sum(map(int, fields[11:15])) / _TICKS  # its own, and that of children it has waited for
             status = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
             rss += int(status.get("VmRSS", "0").split()[0]) * 1024  # a process that has just ended has none
-            anon += int(status.get("RssAnon", "0").split()[0]) * 1024
-    return Usage(rss, anon, cpu)
+            own = int(status.get("RssAnon", "0").split()[0]) * 1024
+            anon += own
+            serving += own if generation <= 1 else 0
+    return Usage(rss, anon, serving, cpu)
 
 
 def tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:].strip()
 
 
-def _descendants(pid: int) -> Iterator[int]:
-    yield pid
+def _descendants(pid: int, generation: int = 0) -> Iterator[tuple[int, int]]:
+    """With their generations, that of ``pid`` first."""
+    yield pid, generation
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in task.read_text().split():
-                yield from _descendants(int(child))
+                yield from _descendants(int(child), generation + 1)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Leader) -> None:
     if not has_ended(process):
         os.kill(process.pid, signal.SIGTERM)  # not terminate(), which may reap it
         wait_ended(process, _STOP_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    _, status, process.used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)

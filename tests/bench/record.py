@@ -47,7 +47,7 @@ def busy_share(seconds: float = 0.3) -> float:
     return round(1 - (idle_now - idle) / max(1, total_now - total), 3)
 
 
-def medians(work: Work, rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
+def medians(work: Work[Any], rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
     """By peer and figure, over the rounds without problems; a peer that has none is left out."""
     found: dict[str, dict[str, float]] = {}
     for peer in work.peers:
@@ -58,7 +58,7 @@ def medians(work: Work, rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
     return found
 
 
-def ratios(work: Work, middle: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def ratios(work: Work[Any], middle: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Of the medians to the reference's, by peer and figure; none where the reference has none."""
     reference = middle.get(work.reference, {})
     return {
@@ -67,7 +67,7 @@ def ratios(work: Work, middle: dict[str, dict[str, float]]) -> dict[str, dict[st
     }
 
 
-def table(work: Work, rounds: Sequence[Round]) -> str:
+def table(work: Work[Any], rounds: Sequence[Round]) -> str:
     """In Markdown, one line a peer."""
     middle = medians(work, rounds)
     multiples = ratios(work, middle)
@@ -84,7 +84,7 @@ def table(work: Work, rounds: Sequence[Round]) -> str:
     return _markdown([heading, *lines])
 
 
-def verdicts(work: Work, rounds: Sequence[Round]) -> list[Verdict]:
+def verdicts(work: Work[Any], rounds: Sequence[Round]) -> list[Verdict]:
     good = {peer: _good(work, peer, rounds) for peer in work.peers}
 
     def judged(target: Target) -> Verdict:
@@ -112,7 +112,7 @@ def problems(rounds: Sequence[Round]) -> list[str]:
 
 
 def write(
-    works: Sequence[Work], rounds: Sequence[Round], versions: dict[str, dict[str, str]], run: dict[str, Any]
+    works: Sequence[Work[Any]], rounds: Sequence[Round], versions: dict[str, dict[str, str]], run: dict[str, Any]
 ) -> Path:
     """The JSON record of a run, named by the time."""
     now = datetime.now(UTC)
@@ -153,7 +153,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _good(work: Work, peer: str, rounds: Sequence[Round]) -> list[Round]:
+def _good(work: Work[Any], peer: str, rounds: Sequence[Round]) -> list[Round]:
     return [one for one in rounds if (one.work, one.peer) == (work.name, peer) and not one.problems]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from tests.bench.others import Express, FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
-from tests.bench.own import Sluice, SluiceEmbedded, SluiceRaw, SluiceRoute
-from tests.bench.peer import Peer
+from typing import Any
 
-PEERS: dict[str, type[Peer]] = {
+from tests.bench.others import Express, FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
+from tests.bench.own import Sluice, SluiceEmbedded, SluiceListing, SluiceRaw, SluiceRoute
+from tests.bench.peer import Peer
+from tests.bench.tools import CopyAndHash, Miller, NodePipeline, SluiceCommand
+
+PEERS: dict[str, type[Peer[Any]]] = {
     kind.name: kind
     for kind in (
         Express,
@@ -20,5 +23,10 @@ PEERS: dict[str, type[Peer]] = {
         SluiceEmbedded,
         SluiceRaw,
         SluiceRoute,
+        SluiceListing,
+        NodePipeline,
+        Miller,
+        CopyAndHash,
+        SluiceCommand,
     )
 }

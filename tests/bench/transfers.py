@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.bench.ground import Ground
 from tests.bench.peer import Server
@@ -14,7 +13,6 @@ from tests.bench.targets import Target
 from tests.bench.work import Column, Measurement, Work, load, wrong_answer
 from tests.bench.wrk import REPORT_PATH, warm_up
 
-_LOAD = Path(__file__).parent / "load.py"
 _DOWNLOAD_USER = "download"
 _DOWNLOAD_BYTES = 100_000_000
 _UPLOAD_BYTES = 400_000_000
@@ -25,30 +23,30 @@ _KERNEL_MB = 40
 
 def own_load(kind: str, server: Server, path: str, options: Sequence[tuple[str, object]]) -> list[str]:
     """The command of a load of `load.py`."""
-    command = [sys.executable, str(_LOAD), kind, str(server.port), path]
+    command = [sys.executable, "-m", "tests.bench.load", kind, str(server.port), path]
     return [*command, *(word for name, value in options for word in (f"--{name}", str(value)))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Download(Work):
+class Download(Work[Server]):
     """A large report over some connections."""
 
     connections: int = 8
 
-    def prepare(self, ground: Ground) -> None:
+    def prepare(self, ground: Ground, *, quick: bool) -> None:
         ground.add(_DOWNLOAD_USER, _DOWNLOAD_BYTES)
 
-    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+    def measure(self, peer: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
         path = f"/api/report/{_DOWNLOAD_USER}"
         content = ground.stored(_DOWNLOAD_USER).read_bytes()  # which also puts it into the page cache
         # With small answers: what a large one takes for good must not count as having been there before.
-        warm_up(server, ground, REPORT_PATH, self.connections)
-        start = usage(server.pid)
+        warm_up(peer, ground, REPORT_PATH, self.connections)
+        start = usage(peer.pid)
         options = [("connections", self.connections), ("seconds", seconds)]
-        with load(own_load("download", server, path, options), ground) as loading:
-            watched = loading.watch_to_end(server, seconds)
+        with load(own_load("download", peer, path, options), ground) as loading:
+            watched = loading.watch_to_end(peer, seconds)
         summary = loading.summary()
-        problems = summary.pop("problems") + wrong_answer(server, path, content.__eq__)
+        problems = summary.pop("problems") + wrong_answer(peer, path, content.__eq__)
         figures = summary | {
             "growth_mib": watched.growth_mib(start.anon),
             "rss_mib": watched.rss_mib,
@@ -60,16 +58,16 @@ class Download(Work):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowUpload(Work):
+class SlowUpload(Work[Server]):
     """A sender that is faster than the route that consumes what it sends."""
 
-    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
-        warm_up(server, ground, "/hello", 8)
-        start = usage(server.pid)
-        command = own_load("slow-upload", server, "/upload", [("size", _UPLOAD_BYTES)])
+    def measure(self, peer: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+        warm_up(peer, ground, "/hello", 8)
+        start = usage(peer.pid)
+        command = own_load("slow-upload", peer, "/upload", [("size", _UPLOAD_BYTES)])
         with load(command, ground) as loading:
             loading.wait_ready()
-            watched = loading.watch(server, seconds)
+            watched = loading.watch(peer, seconds)
         summary = loading.summary()
         problems = summary.pop("problems")
         if "sent_mb" in summary:

@@ -45,7 +45,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work(ABC):
+class Work[Running](ABC):
     """The same for each of ``peers``; ratios are to ``reference``.
 
     rounds: against each peer, unless the command says otherwise. factor: how often the command's seconds it lasts;
@@ -65,12 +65,16 @@ class Work(ABC):
     def seconds(self, given: int) -> int:
         return max(self.at_least, given * self.factor)
 
-    def prepare(self, ground: Ground) -> None:  # noqa: B027 - most need nothing
+    def lasts(self, seconds: int, *, quick: bool) -> str:
+        """A measurement, in words."""
+        return f"{seconds} s"
+
+    def prepare(self, ground: Ground, *, quick: bool) -> None:  # noqa: B027 - most need nothing
         """What the ground needs for it, once."""
 
     @abstractmethod
-    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
-        """On a server that has just been started. *Errors*: RuntimeError."""
+    def measure(self, peer: Running, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+        """Of a peer that has just been started. *Errors*: RuntimeError."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Watched:
     def growth_mib(self, start: float) -> float:
         """The greatest RssAnon, less ``start`` (bytes). RSS itself would count files that the server maps."""
         return (max(self.anon) - start) / MIB
+
+    def serving_growth_mib(self, start: float) -> float:
+        """The same, without the processes that work for the server's."""
+        return (max(one.serving for one in (*self.samples, self.after)) - start) / MIB
 
 
 class Load:

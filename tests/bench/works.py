@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.bench.beside import IDLE, SLOW_READERS
+from tests.bench.beside_streams import BESIDE_CSV, BESIDE_UPPER
+from tests.bench.stored import LIST, PUT
+from tests.bench.stream_memory import MEMORY, RECORDS_MEMORY
+from tests.bench.streams import CSV, UPPER_ASCII, UPPER_MIXED
 from tests.bench.transfers import DOWNLOAD, SLOW_UPLOAD
 from tests.bench.work import Work
 from tests.bench.wrk import HELLO, REPORT, ROUTE
 
-WORKS: dict[str, Work] = {work.name: work for work in (REPORT, HELLO, ROUTE, DOWNLOAD, SLOW_READERS, SLOW_UPLOAD, IDLE)}
+WORKS: dict[str, Work[Any]] = {
+    work.name: work
+    for work in (
+        REPORT,
+        HELLO,
+        ROUTE,
+        DOWNLOAD,
+        SLOW_READERS,
+        SLOW_UPLOAD,
+        IDLE,
+        UPPER_ASCII,
+        UPPER_MIXED,
+        CSV,
+        PUT,
+        LIST,
+        BESIDE_UPPER,
+        BESIDE_CSV,
+        MEMORY,
+        RECORDS_MEMORY,
+    )
+}

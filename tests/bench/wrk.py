@@ -45,22 +45,22 @@ def warm_up(server: Server, ground: Ground, path: str, connections: int = 50) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requests(Work):
+class Requests(Work[Server]):
     """One request again and again. body: what each answer must be."""
 
     path: str
     body: Callable[[Ground], bytes]
     connections: int = 50
 
-    def measure(self, server: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
+    def measure(self, peer: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
         """Adds the greatest RSS in that time (MiB), and the CPU time that the server's processes used in it."""
         body = self.body(ground)
-        warm_up(server, ground, self.path, self.connections)
-        problems = wrong_answer(server, self.path, body.__eq__)
-        with load(wrk(server, self.path, self.connections, seconds), ground) as loading:
-            watched = loading.watch_to_end(server, seconds)
+        warm_up(peer, ground, self.path, self.connections)
+        problems = wrong_answer(peer, self.path, body.__eq__)
+        with load(wrk(peer, self.path, self.connections, seconds), ground) as loading:
+            watched = loading.watch_to_end(peer, seconds)
         measured = read_wrk(loading.summary(), len(body))
-        problems += measured.problems + wrong_answer(server, self.path, body.__eq__)
+        problems += measured.problems + wrong_answer(peer, self.path, body.__eq__)
         figures = measured.figures | {"rss_mib": watched.rss_mib, "cpu_seconds": watched.cpu}
         if requests := measured.figures.get("requests"):
             figures["cpu_us_per_request"] = watched.cpu / requests * 1e6
