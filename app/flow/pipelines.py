@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -15,16 +14,27 @@ type Stage = Callable[[Reader, Writer], Awaitable[None]]
 """Reads to the end, or as much as it wants, and writes. Its ends are closed when it returns or raises."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """The last channel of a pipeline, to be iterated, and what all of them hold, from the source on."""
+class Output(AsyncIterator[bytes]):
+    """What comes out of a pipeline, to be iterated."""
 
-    _readers: Sequence[Reader]
+    def __init__(self, run: _Run, readers: Sequence[Reader]) -> None:
+        self._run = run
+        self._readers = readers
 
-    def __aiter__(self) -> Reader:
-        return self._readers[-1]
+    async def __anext__(self) -> bytes:
+        """The next chunk. *Cancellation*: nothing is lost. *Errors*: the pipeline's, also where chunks are left."""
+        try:
+            chunk = await anext(self._readers[-1])
+        except (StopAsyncIteration, trio.BrokenResourceError):
+            if self._run.failure is not None:
+                raise self._run.failure from None
+            raise
+        if self._run.failure is not None:
+            raise self._run.failure
+        return chunk
 
     def statistics(self) -> list[ChannelStatistics]:
+        """Of each channel, from the source's on."""
         return [reader.statistics() for reader in self._readers]
 
 
@@ -39,8 +49,9 @@ async def open_pipeline(
     Bound: ``max_bytes`` a channel, of which there is one more than stages. Only what the block takes makes them move.
 
     *Cancellation*: leaving the block, however, ends the source and all stages before it returns; a source that can be
-    closed is. *Errors*: the first that the source or a stage raises ends the others, and what the block is waiting for;
-    it, and nothing else, leaves the block. What the block itself raises is never wrapped in a group.
+    closed is. *Errors*: the first that the source or a stage raises ends the others, and is raised at the iteration, or
+    at the end of the block. (What else the block waits for, such as a write that must be whole, is left to end.) What
+    leaves the block is never wrapped in a group.
     """
     run = _Run()
     left_by: BaseException | None = None
@@ -49,7 +60,7 @@ async def open_pipeline(
         readers = run.start(source, stages, max_bytes)
         try:
             with readers[-1]:
-                yield Output(readers)
+                yield Output(run, readers)
         except BaseException as error:  # noqa: BLE001 - raised again below, where no nursery wraps it
             left_by = error
         # Shielded, so that nobody else's cancellation comes in between; the stages end by this very scope.
@@ -95,7 +106,8 @@ class _Run:
             complete = True  # whoever reads from us has had enough
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller sees it
             self.failure = self.failure or error
-            self.nursery.cancel_scope.cancel()
+            for one in self._scopes:
+                one.cancel()
         finally:
             if complete:
                 writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from app.errors import PreconditionFailed
@@ -13,7 +13,6 @@ from app.http.conditions import Validators, Verdict, evaluate
 from app.http.media import content_disposition
 from app.reports.fields import validator_fields
 from app.reports.service import Report
-from app.storage.open_files import CHUNK_BYTES, Blob
 
 type Transforming = Callable[[Sequence[str], str, AsyncIterable[bytes]], Answer]
 """What is needed of transforms: the names of steps, the media type of what is stored, and its bytes, to an answer that
@@ -27,7 +26,7 @@ def transformed(report: Report, asked: Sequence[str], fields: Mapping[str, str],
     made while they are sent cannot be taken up in the middle.
     """
     current_request.get().resources.callback(report.blob.close)
-    answer = transforming(asked, report.media_type, _bytes_of(report.blob))
+    answer = transforming(asked, report.media_type, report.blob.pieces(0, report.blob.size))
     validators = replace(report.validators, tag=_tag(report.validators, asked))
     match evaluate(fields, validators):
         case Verdict.FAILED:
@@ -39,11 +38,6 @@ def transformed(report: Report, asked: Sequence[str], fields: Mapping[str, str],
             disposition = (b"content-disposition", content_disposition(report.user_id, media_type).encode("latin-1"))
             said = (disposition, (b"accept-ranges", b"none"), *validator_fields(validators))
             return replace(answer, headers=[*answer.headers, *said])
-
-
-async def _bytes_of(blob: Blob) -> AsyncGenerator[bytes]:
-    for start in range(0, blob.size, CHUNK_BYTES):
-        yield await blob.read(start, min(start + CHUNK_BYTES, blob.size))
 
 
 def _tag(validators: Validators, asked: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 import trio
 
 from app.errors import SluiceError
+from app.flow.pipelines import open_pipeline
 from app.flow.threads import ThreadPool
 
 CHUNK_BYTES = 256 * 1024
@@ -265,56 +266,19 @@ class Blob:
         *Cancellation*: leaving the block, however, ends the reading, and waits for the thread.
         *Errors*: at the iteration, BlobTruncated and OSError; what leaves the block is never wrapped in a group.
         """
-        # One chunk is in the channel, the other in the reader's hand.
-        sending, receiving = trio.open_memory_channel[bytes](1)
-        ahead = _Ahead(receiving)
-        left_by: BaseException | None = None
-        with receiving:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_ahead, start, stop, sending, ahead)
-                try:
-                    yield ahead
-                except BaseException as error:  # noqa: BLE001  # raised again below, where no nursery wraps it
-                    left_by = error
-                # Shielded, so that nobody else's cancellation comes in between; the reader ends by this very scope.
-                nursery.cancel_scope.shield = True
-                nursery.cancel_scope.cancel()
-        if left_by is not None:
-            raise left_by
+        # One chunk is in the channel, the other in the hand of who reads.
+        async with open_pipeline(self.pieces(start, stop), max_bytes=CHUNK_BYTES) as output:
+            yield output
 
-    async def _read_ahead(self, start: int, stop: int, sending: trio.MemorySendChannel[bytes], ahead: _Ahead) -> None:
-        with sending:
-            try:
-                for offset in range(start, stop, CHUNK_BYTES):
-                    await sending.send(await self.read(offset, min(offset + CHUNK_BYTES, stop)))
-                ahead.failure = None
-            except (BlobTruncated, OSError) as error:
-                ahead.failure = error
+    async def pieces(self, start: int, stop: int) -> AsyncGenerator[bytes]:
+        """Bytes ``start`` up to ``stop``, in chunks of `CHUNK_BYTES`, each read when it is asked for; as `read`."""
+        for offset in range(start, stop, CHUNK_BYTES):
+            yield await self.read(offset, min(offset + CHUNK_BYTES, stop))
 
     def close(self) -> None:
         if self._descriptor >= 0:
             self._descriptor = -1
             self._files.release(self._file)
-
-
-class _Ahead:
-    """The chunks that were read ahead, then the reader's error if it had one."""
-
-    def __init__(self, receiving: trio.MemoryReceiveChannel[bytes]) -> None:
-        self._receiving = receiving
-        # Until the reader says otherwise: one that is cancelled must not look like one that is done.
-        self.failure: Exception | None = trio.BrokenResourceError("the reading was cancelled")
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await self._receiving.receive()
-        except trio.EndOfChannel:
-            if self.failure is not None:
-                raise self.failure from None
-            raise StopAsyncIteration from None
 
 
 def _reads_nowait(descriptor: int) -> bool:

@@ -126,7 +126,7 @@ class Transforms:
         async with (
             _closing(source),
             open_pipeline(first, *stages) as output,
-            aclosing(_held_back(aiter(output), watched)) as held,
+            aclosing(_held_back(output, watched)) as held,
             aclosing(_counted(held, outcome, hashing)) as chunks,
         ):
             yield chunks

@@ -108,7 +108,7 @@ class Exchange:
 
     async def watch_peer(self) -> None:
         """Asks ``receive``, for servers that tell of a disconnect in no other way: once the body has been taken."""
-        if self.whole is not None and (self.given.get(b"content-length", b"0") != b"0" or self._chunked):
+        if self.whole is not None and self._may_have_body:
             await self.whole.wait()
         while (await self._receive())["type"] not in {"http.disconnect", "websocket.disconnect"}:
             pass
@@ -128,6 +128,9 @@ class Exchange:
             raise self._too_large()
         if self._has_all:
             return await self._receive()
+        if self.whole is not None and not self._may_have_body:  # then the server is `watch_peer`'s to ask
+            self._has_all = True
+            return {"type": "http.request", "body": b"", "more_body": False}
         # While we wait for the client, the stall limit counts; then time starts anew.
         self.request.begin_moving()
         try:
@@ -147,8 +150,12 @@ class Exchange:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes")
 
     @property
-    def _chunked(self) -> bool:
-        return any(name == b"transfer-encoding" for name, _ in self.scope["headers"])
+    def _may_have_body(self) -> bool:
+        if (length := self.given.get(b"content-length")) is not None:
+            return length != b"0"
+        if self.scope["http_version"].startswith("1"):
+            return any(name == b"transfer-encoding" for name, _ in self.scope["headers"])
+        return self.scope["method"] not in {"GET", "HEAD", "OPTIONS"}  # HTTP/2 says so only by ending the stream
 
     # -- out -----------------------------------------------------------------------------------------------------------
 

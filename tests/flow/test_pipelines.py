@@ -84,7 +84,7 @@ async def test_nothing_moves_faster_than_it_is_taken() -> None:
         await trio.testing.wait_all_tasks_blocked()
         before = source.given
         assert before <= 6
-        await anext(aiter(output))
+        await anext(output)
         await trio.testing.wait_all_tasks_blocked()
         assert source.given == before + 1
     assert source.closed
@@ -113,17 +113,30 @@ async def test_an_error_of_the_source_is_seen_as_it_is() -> None:
             await _all(output)
 
 
-async def test_an_error_ends_whatever_the_block_waits_for() -> None:
+async def test_an_error_leaves_the_block_to_what_it_does_until_it_asks_again() -> None:
+    source = _Source([b"a", b"b", b"c"], ends=False)
+    ends = ["never reached"]
+    with pytest.raises(ValueError, match="first"):
+        async with open_pipeline(source.chunks(), _failing(2, ValueError("first"))) as output:
+            assert await anext(output) == b"a"
+            await trio.testing.wait_all_tasks_blocked()
+            ends[0] = "a write that must be whole"
+            await anext(output)  # b"b" was there too, and is of no use any more
+    assert ends == ["a write that must be whole"]
+    assert source.closed
+
+
+async def test_an_error_that_nobody_asked_for_leaves_the_block_at_its_end() -> None:
     with pytest.raises(ValueError, match="first"):
         async with open_pipeline(_Source([b"a"]).chunks(), _failing(1, ValueError("first"))):
-            await trio.sleep_forever()
+            await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_an_error_of_the_block_is_not_wrapped_and_ends_the_stages() -> None:
     source = _Source([b"a"], ends=False)
     with pytest.raises(KeyError):
         async with open_pipeline(source.chunks(), _upper) as output:
-            await anext(aiter(output))
+            await anext(output)
             raise KeyError
     assert source.closed
 
