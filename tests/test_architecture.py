@@ -15,6 +15,7 @@ import app
 from app.errors import SluiceError
 from app.settings import VARIABLES, Settings, Variable, load_settings
 from app.storage.schema import HEAD
+from app.transforms.registry import steps_by_name
 
 APP = Path(app.__file__).parent
 README = (APP.parent / "README.md").read_text()
@@ -62,6 +63,12 @@ def test_each_alias_is_documented(alias: str) -> None:
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     documented = set(re.findall(r"\bSLUICE_[A-Z][A-Z_]*\b|\bDB_[A-Z][A-Z_]*\b", README))
     assert documented <= {variable.name for variable in VARIABLES}
+
+
+@pytest.mark.parametrize("step", steps_by_name(200))
+def test_each_step_is_documented(step: str) -> None:
+    documented = {name for row in table_rows() for name in re.findall(r"`([a-z0-9-]+)[^`]*`", row[0])}
+    assert step in documented
 
 
 def test_each_type_of_problem_is_documented_with_its_status() -> None:

@@ -153,11 +153,11 @@ class Catalogue:
         if previous is not None and not there:
             return Changed()
         history = await self._history(transaction, user_id)
-        if previous is not None and previous.path == blob.path:  # an earlier commit, whose answer was lost
-            return Replaced(previous, len(history) == 1, frozenset())
+        known = history if previous is None else [*history, previous]
+        if own := next((entry for entry in known if entry.path == blob.path), None):
+            return Replaced(own, own.version == 1, frozenset())  # by an earlier commit, whose answer was lost
         if expected is not None and expected.entry != previous:
             return Changed()
-        known = history if previous is None else [*history, previous]
         if blob.modified_ns < (not_before := max(map(next_second, known), default=0)):
             return TooEarly(not_before)
         version = max((entry.version for entry in known), default=0) + 1

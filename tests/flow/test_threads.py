@@ -6,14 +6,17 @@ No `autojump_clock` here: time would jump while a thread works.
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import aclosing
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from app.flow.threads import ThreadPool, ThreadStatistics
+from app.flow.threads import ThreadPool, ThreadStatistics, in_threads
 
 PATIENCE = 30
 
@@ -282,3 +285,38 @@ async def _let_go_when_idle(call: Call) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert not call.ended.is_set()
     call.let_go()
+
+
+# -- items that are taken in threads -----------------------------------------------------------------------------------
+
+
+async def test_items_come_in_order_each_from_a_thread() -> None:
+    def items() -> Iterator[tuple[int, bool]]:
+        for number in range(3):
+            yield number, threading.current_thread() is threading.main_thread()
+
+    assert [item async for item in in_threads(items())] == [(0, False), (1, False), (2, False)]
+    assert [item async for item in in_threads(iter(()))] == []
+
+
+async def test_an_error_of_the_items_is_the_errors_of_who_takes_them() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("broken")
+
+    taken: list[int] = []
+    with pytest.raises(OSError, match="broken"):
+        async for item in in_threads(items()):
+            taken.append(item)
+    assert taken == [1]
+
+
+async def test_who_is_cancelled_takes_no_more_items() -> None:
+    taken: list[int] = []
+    with trio.CancelScope() as scope:
+        async with aclosing(in_threads(itertools.count())) as items:
+            async for item in items:
+                taken.append(item)
+                if item == 2:
+                    scope.cancel()
+    assert taken == [0, 1, 2]

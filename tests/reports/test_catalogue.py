@@ -264,6 +264,10 @@ async def test_a_report_whose_commit_was_answered_by_nobody_is_found_when_it_is_
         first = await _replace(catalogue, number)
         again = await catalogue.replace("ada", _stored(number), "application/pdf", expected=Expected(None))
         assert again == Replaced(first.entry, first.created, frozenset())
+    # Also where another one has been quicker since.
+    again = await catalogue.replace("ada", _stored(1), "application/pdf")
+    assert isinstance(again, Replaced)
+    assert (again.entry.version, again.created) == (1, True)
     assert [entry.version for entry in await catalogue.versions("ada")] == [2, 1]
 
 

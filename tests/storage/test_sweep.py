@@ -42,7 +42,7 @@ def _orphan(folder: Path, path: str | None = None) -> str:
     """A file as a crash leaves it."""
     name = secrets.token_hex(16) + ".pdf"
     path = path or f"{name[:2]}/{name}"
-    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(b"left behind")
     return path
 
@@ -100,8 +100,10 @@ async def test_what_is_no_file_or_behind_a_link_is_never_removed(blobs: LocalBlo
     assert (folder.parent / orphan).exists()
 
 
-async def test_a_row_may_name_a_file_by_its_absolute_path_or_in_another_case(blobs: LocalBlobs, folder: Path) -> None:
+async def test_a_row_may_name_a_file_by_its_absolute_path_or_in_another_case(folder: Path) -> None:
+    folder /= "Reports"
     absolute, shouted = _orphan(folder), _orphan(folder)
+    blobs = LocalBlobs(folder, ThreadPool("files", 1))
     rows = Rows(str(folder / absolute))
 
     async def named(paths: Sequence[str], settled: bool) -> set[str]:
