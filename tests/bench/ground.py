@@ -78,13 +78,17 @@ class Ground:
             made.unlink(missing_ok=True)
 
     def add_rows(self, rows: int) -> None:
-        """So many in the database ``listed``, each a user's report, of which USER's is the pattern."""
+        """So many in the database ``listed``: each a user's report with a path of its own, else as USER's."""
         name = self.listed["DB_NAME"]
-        columns = [row[0] for row in self.server.query("SHOW COLUMNS FROM user_reports", database=name)]
-        others = ", ".join(column for column in columns if column != "user_id")
+        columns = [str(row[0]) for row in self.server.query("SHOW COLUMNS FROM user_reports", database=name)]
         there = self.server.query("SELECT COUNT(*) FROM user_reports", database=name)[0][0]
+        given = {
+            "user_id": "CONCAT('user-', LPAD(seq, 8, '0'))",
+            "report_path": "CONCAT('none/', LPAD(seq, 8, '0'), '.pdf')",
+        }
+        values = ", ".join(given.get(column, column) for column in columns)
         self.server.query(
-            f"INSERT INTO user_reports (user_id, {others}) SELECT CONCAT('user-', LPAD(seq, 8, '0')), {others}"
+            f"INSERT INTO user_reports ({', '.join(columns)}) SELECT {values}"
             f" FROM seq_1_to_{rows - there} JOIN user_reports WHERE user_id = %s",
             (USER,),
             database=name,
