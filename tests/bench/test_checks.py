@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from tests.bench.checks import is_copy, is_ndjson, is_upper
 from tests.bench.files import CHECKED_BYTES, KINDS, File, file, in_words
 from tests.bench.ground import Ground
-from tests.bench.piped import by_tool
 from tests.bench.stored import list_problems
-from tests.bench.tools import Tool
-
-
-@pytest.fixture
-def ground(tmp_path: Path) -> Ground:
-    """Folders alone."""
-    nothing = cast("Any", None)
-    return Ground(tmp_path, tmp_path, tmp_path, tmp_path, nothing, {}, tmp_path, {}, b"")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,27 +82,3 @@ def test_a_list_has_its_rows_in_order(tmp_path: Path, rows: int, size: int, cont
     result = tmp_path / "result"
     result.write_bytes(content)
     assert len(list_problems(result, size, rows)) == problems
-
-
-def _tool(script: str, *, careless: bool = False) -> Tool:
-    return Tool(lambda source, target, _: ["sh", "-c", script, "sh", str(source), str(target)], {}, careless)
-
-
-def test_a_tool_is_measured_and_its_result_looked_at(ground: Ground) -> None:
-    source = file(ground, "mixed", CHECKED_BYTES)
-    found = by_tool(_tool('cat "$1" >"$2"'), source, (), is_copy, ground)
-    assert found.problems == []
-    assert found.figures["mb_per_second"] == pytest.approx(source.size / found.figures["seconds"] / 1e6)
-    assert by_tool(_tool('head -c 9 "$1" >"$2"'), source, (), is_copy, ground).problems != []
-    with pytest.raises(RuntimeError, match="sh ended with 3"):
-        by_tool(_tool("exit 3"), source, (), is_copy, ground)
-
-
-def test_what_a_careless_tool_loses_is_counted(ground: Ground) -> None:
-    source = file(ground, "ascii", CHECKED_BYTES)
-    lossy = 'cat "$1" >"$2"; printf "\\357\\277\\275\\357\\277\\275" >>"$2"'
-    found = by_tool(_tool(lossy, careless=True), source, (), is_copy, ground)
-    assert (found.problems, found.figures["lost"]) == ([], 2)
-    assert by_tool(_tool(lossy), source, (), is_copy, ground).problems != []
-    # Anything else is wrong whoever does it.
-    assert by_tool(_tool('head -c 9 "$1" >"$2"', careless=True), source, (), is_copy, ground).problems != []

@@ -8,95 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-type Serve = Callable[[socket.socket, int], object]
-"""What a server does with a connection, whose request has a body of so many bytes; whether another one may follow."""
-
-_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-_CONTENT = bytes(range(256)) * 4000
-
-
-@contextmanager
-def _serving(serve: Serve) -> Generator[int]:
-    """The port where each request of each connection is served so."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threads: list[threading.Thread] = []
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    threads.append(threading.Thread(target=_serve_all, args=(connection, serve)))
-                    threads[-1].start()
-
-        accepting = threading.Thread(target=accept)
-        accepting.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            accepting.join()
-            for thread in threads:
-                thread.join()
-
-
-def _serve_all(connection: socket.socket, serve: Serve) -> None:
-    connection.settimeout(20)
-    with connection, suppress(ConnectionError):
-        head, more = b"", True
-        while more and (part := connection.recv(1)):
-            head += part
-            if head.endswith(b"\r\n\r\n"):
-                more = serve(connection, int(head.partition(b"Content-Length:")[2].split()[0]))
-                head = b""
-
-
-def _chunk(content: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(content), content)
-
-
-def _echo(connection: socket.socket, size: int) -> bool:
-    connection.sendall(_CHUNKED)
-    while size:
-        content = connection.recv(min(size, 100_000))
-        size -= len(content)
-        connection.sendall(_chunk(content))
-    connection.sendall(b"0\r\n\r\n")
-    return True
-
-
-def _answering(answer: bytes) -> Serve:
-    """Once all of the body is there."""
-
-    def serve(connection: socket.socket, size: int) -> bool:
-        _swallow(connection, size)
-        connection.sendall(answer)
-        return True
-
-    return serve
-
-
-def _swallow(connection: socket.socket, size: int) -> None:
-    """What is left unread would make the end of the connection a reset, which may overtake what was sent."""
-    while size:
-        size -= len(connection.recv(min(size, 1 << 20)))
-
-
-def _cut(connection: socket.socket, size: int) -> None:
-    _swallow(connection, size)
-    connection.sendall(_CHUNKED + _chunk(b"some"))
-
-
-def _endless(connection: socket.socket, size: int) -> None:
-    connection.sendall(_CHUNKED)
-    while True:
-        connection.sendall(_chunk(_CONTENT))
+from tests.bench.stand_in import CHUNKED, CONTENT, Serve, answering, chunk, cut, echo, endless, serving, swallow
 
 
 def _run(kind: str, port: int, *options: object) -> dict[str, Any]:
@@ -111,33 +30,33 @@ def _command(kind: str, port: int, *options: object) -> list[str]:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "source"
-    path.write_bytes(_CONTENT)
+    path.write_bytes(CONTENT)
     return path
 
 
 def test_a_file_goes_out_so_often_while_the_answer_comes(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    with _serving(_echo) as port:
+    with serving(echo) as port:
         found = _run("transform", port, "--file", source, "--repeat", 3, "--output", target)
     assert found["problems"] == []
-    assert found["sent"] == found["bytes"] == 3 * len(_CONTENT)
+    assert found["sent"] == found["bytes"] == 3 * len(CONTENT)
     assert 0 < found["first_byte_ms"] <= found["seconds"] * 1000
     assert found["mb_per_second"] == pytest.approx(found["sent"] / found["seconds"] / 1e6)
-    assert target.read_bytes() == 3 * _CONTENT
+    assert target.read_bytes() == 3 * CONTENT
 
 
 @pytest.mark.parametrize(
     ("serve", "problem"),
     [
-        (_answering(b"HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nno"), "LoadError: status 400: b'no'"),
-        (_answering(b"HTTP/1.1 201 Made\r\nContent-Length: 0\r\n\r\n"), "LoadError: status 201: b''"),
-        (_answering(_CHUNKED + _chunk(b"some") + b"0\r\n\r\nmore"), "LoadError: bytes behind the end of a body"),
-        (_cut, "LoadError: cut after 4 bytes"),
-        (_swallow, "LoadError: closed before an answer"),
+        (answering(b"HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nno"), "LoadError: status 400: b'no'"),
+        (answering(b"HTTP/1.1 201 Made\r\nContent-Length: 0\r\n\r\n"), "LoadError: status 201: b''"),
+        (answering(CHUNKED + chunk(b"some") + b"0\r\n\r\nmore"), "LoadError: bytes behind the end of a body"),
+        (cut, "LoadError: cut after 4 bytes"),
+        (swallow, "LoadError: closed before an answer"),
     ],
 )
 def test_a_transform_tells_what_went_wrong(source: Path, serve: Serve, problem: str) -> None:
-    with _serving(serve) as port:
+    with serving(serve) as port:
         assert _run("transform", port, "--file", source)["problems"] == [problem]
 
 
@@ -145,10 +64,10 @@ def test_an_answer_that_is_complete_too_early_is_none(source: Path) -> None:
     over = threading.Event()
 
     def serve(connection: socket.socket, _size: int) -> None:
-        connection.sendall(_CHUNKED + b"0\r\n\r\n")
+        connection.sendall(CHUNKED + b"0\r\n\r\n")
         over.wait(20)
 
-    with _serving(serve) as port:
+    with serving(serve) as port:
         try:
             found = _run("transform", port, "--file", source, "--repeat", 200)
         finally:
@@ -156,16 +75,16 @@ def test_an_answer_that_is_complete_too_early_is_none(source: Path) -> None:
     assert [problem.startswith("LoadError: the answer ended when ") for problem in found["problems"]] == [True]
 
 
-def test_a_transform_of_limited_time_may_be_cut(source: Path) -> None:
-    with _serving(_endless) as port:
+def test_a_transform_of_limited_time_may_becut(source: Path) -> None:
+    with serving(endless) as port:
         found = _run("transform", port, "--file", source, "--repeat", 200, "--seconds", 0.3)
     assert found["problems"] == []
-    assert found["bytes"] > len(_CONTENT)
+    assert found["bytes"] > len(CONTENT)
     assert found["seconds"] > 0.3
 
 
 def test_a_slow_reader_takes_no_more_than_its_rate(source: Path) -> None:
-    with _serving(_endless) as port:
+    with serving(endless) as port:
         found = _run("transform", port, "--file", source, "--rate", 1e6, "--seconds", 1)
     assert found["problems"] == []
     assert found["bytes"] <= 1e6 * found["seconds"]
@@ -175,36 +94,36 @@ def test_a_slow_reader_of_a_slower_server_is_none(source: Path) -> None:
     over = threading.Event()
 
     def serve(connection: socket.socket, _size: int) -> None:
-        connection.sendall(_CHUNKED + _chunk(bytes(1000)))
+        connection.sendall(CHUNKED + chunk(bytes(1000)))
         over.wait(20)
 
-    with _serving(serve) as port:
+    with serving(serve) as port:
         found = _run("transform", port, "--file", source, "--rate", 1e6, "--seconds", 0.3)
         over.set()
     assert [problem.startswith("the reader got 0% of") for problem in found["problems"]] == [True]
 
 
 def test_a_slow_reader_reads_a_short_answer_to_its_end(source: Path) -> None:
-    with _serving(_echo) as port:
+    with serving(echo) as port:
         found = _run("transform", port, "--file", source, "--rate", 4e6)
-    assert (found["problems"], found["bytes"]) == ([], len(_CONTENT))
+    assert (found["problems"], found["bytes"]) == ([], len(CONTENT))
 
 
 @pytest.mark.parametrize("status", [b"200 OK", b"201 Created"])
 def test_a_file_is_stored(source: Path, status: bytes) -> None:
-    with _serving(_answering(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")) as port:
+    with serving(answering(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")) as port:
         found = _run("put", port, "--file", source)
-    assert (found["problems"], found["sent"], found["bytes"]) == ([], len(_CONTENT), 2)
+    assert (found["problems"], found["sent"], found["bytes"]) == ([], len(CONTENT), 2)
 
 
 def test_a_file_that_is_not_stored_is_a_problem(source: Path) -> None:
-    with _serving(_answering(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")) as port:
+    with serving(answering(b"HTTP/1.1 412 No\r\nContent-Length: 0\r\n\r\n")) as port:
         assert _run("put", port, "--file", source)["problems"] == ["LoadError: status 412: b''"]
 
 
 def test_an_answer_without_a_known_length_is_read(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    with _serving(_answering(_CHUNKED + _chunk(b"one\n") + _chunk(b"two\n") + b"0\r\n\r\n")) as port:
+    with serving(answering(CHUNKED + chunk(b"one\n") + chunk(b"two\n") + b"0\r\n\r\n")) as port:
         found = _run("get", port, "--output", target)
     assert (found["problems"], found["bytes"], target.read_bytes()) == ([], 8, b"one\ntwo\n")
     assert found["mb_per_second"] > 0
@@ -219,7 +138,7 @@ def test_a_load_that_is_ended_before_its_answer_has_a_problem(source: Path) -> N
         over.wait(20)
 
     begun = threading.Event()
-    with _serving(serve) as port, _running("transform", port, "--file", source) as load:
+    with serving(serve) as port, _running("transform", port, "--file", source) as load:
         assert begun.wait(20)
         load.send_signal(signal.SIGTERM)
         said, _ = load.communicate(timeout=20)
@@ -231,11 +150,11 @@ def test_a_burden_sends_request_after_request_until_it_is_ended(source: Path) ->
     requests = threading.Semaphore(0)
 
     def serve(connection: socket.socket, size: int) -> bool:
-        _echo(connection, size)
+        echo(connection, size)
         requests.release()
         return True
 
-    with _serving(serve) as port, _running("transforming", port, "--file", source, "--connections", 2) as load:
+    with serving(serve) as port, _running("transforming", port, "--file", source, "--connections", 2) as load:
         assert load.stdout is not None
         assert json.loads(load.stdout.readline()) == {"ready": True}
         for _ in range(6):
@@ -243,11 +162,11 @@ def test_a_burden_sends_request_after_request_until_it_is_ended(source: Path) ->
         load.send_signal(signal.SIGTERM)
         found = json.loads(load.communicate(timeout=20)[0])
     assert found["problems"] == []
-    assert found["bytes"] > 4 * len(_CONTENT)
+    assert found["bytes"] > 4 * len(CONTENT)
 
 
 def test_a_burden_that_is_refused_has_a_problem(source: Path) -> None:
-    with _serving(_answering(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")) as port:
+    with serving(answering(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")) as port:
         assert _run("transforming", port, "--file", source)["problems"] == ["LoadError: status 503: b''"]
 
 
