@@ -14,6 +14,7 @@ import trio
 from app.errors import (
     DatabaseUnavailable,
     DigestMismatch,
+    InsufficientStorage,
     PreconditionFailed,
     QueryFailed,
     ReportNotFound,
@@ -212,7 +213,7 @@ class Reports:
                         blob = await self._blobs.redate(blob, not_before_ns)
                     case Changed():  # likewise
                         pass
-            except QueryFailed:
+            except (QueryFailed, InsufficientStorage):
                 # Only now it is certain that no row names the file; a commit whose answer was lost may have been done.
                 if not in_doubt:
                     upload.drop()
