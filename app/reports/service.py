@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import structlog
+import trio
 
 from app.errors import (
     DatabaseUnavailable,
     DigestMismatch,
+    InsufficientStorage,
     PreconditionFailed,
     QueryFailed,
     ReportNotFound,
@@ -34,6 +36,7 @@ _log = structlog.get_logger()
 
 _SECOND_NS = 10**9
 _TRIES = 5
+_CLEANUP_SECONDS = 10.0
 _NOT_KNOWN = Validators("", 0, modified_is_strong=False)
 
 type Conditions = Mapping[str, str]
@@ -121,8 +124,7 @@ class Reports:
             kind = media_type or media_type_of(name, upload.head)
             blob = await upload.finish(extension_of(kind))
             replaced = await self._replace(user_id, blob, kind, given, upload)
-        for path in replaced.unnamed:
-            await self._blobs.remove(path)
+        await self._remove(replaced.unnamed)
         return replaced
 
     async def delete(self, user_id: str, conditions: Conditions | None = None) -> None:
@@ -137,8 +139,7 @@ class Reports:
             removed = await self._catalogue.remove(user_id, expected=expected)
         if removed is None:
             raise _not_found(user_id)
-        for path in removed.unnamed:
-            await self._blobs.remove(path)
+        await self._remove(removed.unnamed)
 
     async def sweep(self) -> None:
         """Removes the files that crashes have left behind; what keeps it from that is logged."""
@@ -149,6 +150,13 @@ class Reports:
             _log.warning("sweep given up", reason=reason)
         else:
             _log.info("swept", removed=removed)
+
+    async def _remove(self, paths: Collection[str]) -> None:
+        """Of files that nothing names any more; what is left when time is up is the next sweep's."""
+        if paths:
+            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                for path in paths:
+                    await self._blobs.remove(path)
 
     async def _entry(self, user_id: str, version: int | None) -> Entry:
         check_user_id(user_id)
@@ -205,7 +213,7 @@ class Reports:
                         blob = await self._blobs.redate(blob, not_before_ns)
                     case Changed():  # likewise
                         pass
-            except QueryFailed:
+            except (QueryFailed, InsufficientStorage):
                 # Only now it is certain that no row names the file; a commit whose answer was lost may have been done.
                 if not in_doubt:
                     upload.drop()

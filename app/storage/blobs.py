@@ -109,10 +109,7 @@ class LocalBlobs:
 
     async def sweep(self, named: Named) -> int:
         """Removes what crashes have left behind (see `sweep`), and returns how many files that were."""
-        removed = await sweep(self._directory, self._threads, named)
-        for path in removed:
-            self._files.drop(path)
-        return len(removed)
+        return await sweep(self._directory, self._threads, named, self._files.drop)
 
     async def redate(self, blob: StoredBlob, modified_ns: int) -> StoredBlob:
         """Gives a file that nobody reads yet another modification time."""

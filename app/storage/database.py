@@ -48,7 +48,7 @@ class Database(Protocol):
     *Cancellation*: of any call ends the statement where it runs, on the server or in its thread, before the call
     returns. Waiting for a connection is in order, and ends with the caller's deadline.
     *Errors*: DatabaseUnavailable where the database cannot be asked now, QueryFailed where it refused the statement,
-    as DuplicateKey where that was the reason.
+    as DuplicateKey where that was the reason, InsufficientStorage where there is no room; then nothing was changed.
     """
 
     @property

@@ -17,7 +17,7 @@ from trio_mysql import err
 from trio_mysql.constants import CLIENT, CR, ER  # pyright: ignore[reportMissingTypeStubs]
 from trio_mysql.protocol import FieldDescriptorPacket, MysqlPacket  # pyright: ignore[reportMissingTypeStubs]
 
-from app.errors import DatabaseUnavailable, DuplicateKey, QueryFailed
+from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed
 from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 
@@ -43,6 +43,8 @@ _PASSING_CODES = {
     1969,  # MariaDB: max_statement_time exceeded
     3024,  # MySQL: max_execution_time exceeded
 }
+
+_FULL_CODES = {ER.DISK_FULL, ER.RECORD_FILE_FULL}
 
 
 class _CachingSha2:
@@ -270,7 +272,7 @@ def _mapped_errors(*, connecting: bool = False) -> Generator[None]:
         raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"connection lost: {_why(error)}") from error
 
 
-def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | QueryFailed:
+def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | InsufficientStorage | QueryFailed:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else None
     words = ": ".join(str(arg) for arg in error.args) or type(error).__name__
     # Client codes are 2000 to 2999: no answer came. Without a code the driver itself found the connection unusable.
@@ -278,6 +280,8 @@ def _translated(error: Exception, *, connecting: bool) -> DatabaseUnavailable | 
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=words)
     if connecting:  # we are not let in: wrong password, no such database, account locked
         return DatabaseUnavailable(_UNAVAILABLE, retry_after=5, internal=f"refused: {words}")
+    if code in _FULL_CODES:
+        return InsufficientStorage("there is no room in the database", internal=words)
     kind = DuplicateKey if code == ER.DUP_ENTRY else QueryFailed
     return kind("the database refused a statement", internal=words)
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import trio
 
-from app.errors import DatabaseUnavailable, DuplicateKey, QueryFailed, StartError
+from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed, StartError
 from app.flow.threads import ThreadPool
 from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
 
@@ -284,7 +284,9 @@ def _roll_back(raw: sqlite3.Connection) -> None:
         raw.rollback()
 
 
-def _translated(error: sqlite3.Error) -> DatabaseUnavailable | QueryFailed:
+def _translated(error: sqlite3.Error) -> DatabaseUnavailable | InsufficientStorage | QueryFailed:
+    if _primary_code(error) == sqlite3.SQLITE_FULL:
+        return InsufficientStorage("there is no room in the database", internal=str(error))
     if _primary_code(error) in _BUSY_CODES | _AWAY_CODES:
         return DatabaseUnavailable("the embedded database cannot be used now", retry_after=1, internal=str(error))
     duplicate = getattr(error, "sqlite_errorcode", None) in _DUPLICATE_CODES
@@ -295,7 +297,6 @@ _DUPLICATE_CODES = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRA
 _AWAY_CODES = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,

@@ -22,24 +22,27 @@ type Named = Callable[[Sequence[str], bool], Awaitable[set[str]]]
 """Which of these paths a row names; if the flag is set, once the transactions that run have ended."""
 
 
-async def sweep(directory: Path, threads: ThreadPool, named: Named) -> list[str]:
-    """Removes files with names of our own making that no row names and nobody is about to name; returns their paths.
+async def sweep(directory: Path, threads: ThreadPool, named: Named, removed: Callable[[str], None]) -> int:
+    """Removes files with names of our own making that no row names and nobody is about to name: how many.
 
     A file goes through three questions, of which the last two make sure: does a row name it; can it be locked (an
     upload holds the lock until its row is committed, so that a file which is locked is left alone); and, once it is
     locked, does a row name it now, which may have been committed in between. Others may sweep the same folder.
 
-    Bound: one pass, `_BATCH` paths at a time, and what is removed is remembered. *Errors*: those of ``named``; OSError
+    removed: called with the path of each that was removed.
+
+    Bound: one pass, `_BATCH` paths at a time. *Errors*: those of ``named``; OSError
     where the folder cannot be listed. *Cancellation*: at the next file.
     """
-    removed: list[str] = []
+    count = 0
     found = _ours(directory)
     while batch := await threads.run(partial(_take, found)):
         known = await _known(directory, batch, named, settled=False)
         for path in batch:
             if path not in known and await _remove(directory, path, threads, named):
-                removed.append(path)
-    return removed
+                removed(path)
+                count += 1
+    return count
 
 
 async def _remove(directory: Path, path: str, threads: ThreadPool, named: Named) -> bool:

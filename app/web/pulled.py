@@ -13,6 +13,7 @@ from quart_trio.wrappers import TrioRequest, TrioWebsocket
 
 from app.errors import BodyTooLarge
 from app.wire.asgi import Receive
+from app.wire.exchange import Disconnected
 
 
 class PulledBody:
@@ -21,7 +22,7 @@ class PulledBody:
     Iterated, it yields what has come, chunk by chunk, up to the server's limit. Awaited, it is the whole, which may
     have ``most`` bytes. It can be had once.
 
-    *Errors*: BodyTooLarge, RequestTimeout, BadRequest (framing). *Cancellation*: harmless.
+    *Errors*: BodyTooLarge, RequestTimeout, BadRequest (framing), Disconnected. *Cancellation*: harmless.
     """
 
     def __init__(self, receive: Receive, most: int) -> None:
@@ -36,7 +37,9 @@ class PulledBody:
     async def __anext__(self) -> bytes:
         while not self._ended:
             message = await self._receive()
-            # A client that leaves cancels the request; one that does not notice has seen the last of its body.
+            if message["type"] == "http.disconnect":
+                # Some servers do not tell of it in any other way, and half a body must not look like a whole one.
+                raise Disconnected("the client left before the end of its body")
             self._ended = not message.get("more_body", False)
             if message.get("body"):
                 return message["body"]

@@ -46,7 +46,7 @@ def _parameter(scope: Scope, route: ShortRoute) -> str | None:
     path: str = scope["path"]
     if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.prefix.count("/"):
         parameter = path[len(route.prefix) :]
-        if bool(parameter) == bool(route.parameter):
+        if parameter if route.parameter else not parameter:
             return parameter
     return None
 
@@ -75,11 +75,11 @@ def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
     """Sends ``answer``, and closes what it holds."""
     part = answer.body
-    if isinstance(part, Streamed):
-        await _send_streamed(scope, send, answer, part)
-        return
     if not isinstance(part, FilePart):
-        await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
+        if isinstance(part, Streamed):
+            await _send_streamed(scope, send, answer, part)
+        else:
+            await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
         return
     file, start, stop = part.file, part.start, part.stop
     headers = [*answer.headers, (b"content-length", b"%d" % (stop - start))]

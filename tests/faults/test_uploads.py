@@ -95,8 +95,9 @@ def _begin_upload(client: RawClient, user: str, sent: int, announced: int) -> No
 # -- a client that leaves ----------------------------------------------------------------------------------------------
 
 
-def test_of_an_upload_whose_client_leaves_nothing_stays(embedded: Place) -> None:
-    with running(embedded.folder) as server:
+@pytest.mark.parametrize("wire", ["sluice", "stock"])
+def test_of_an_upload_whose_client_leaves_nothing_stays(embedded: Place, wire: str) -> None:
+    with running(embedded.folder, SLUICE_WIRE=wire) as server:
         assert _put(server.port, "ada", b"old").status == 201
         before = embedded.files()
         for number, leave in enumerate((RawClient.finish, RawClient.reset, RawClient.half_close), 1):

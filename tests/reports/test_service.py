@@ -19,6 +19,7 @@ from app.errors import (
     BadUserId,
     DatabaseUnavailable,
     DigestMismatch,
+    InsufficientStorage,
     PreconditionFailed,
     QueryFailed,
     ReportNotFound,
@@ -325,7 +326,7 @@ def _over(catalogue: _Refusing, blobs: LocalBlobs) -> Reports:
     return Reports(cast("Any", catalogue), blobs)
 
 
-@pytest.mark.parametrize("error", [QueryFailed("refused"), DatabaseUnavailable("away")])
+@pytest.mark.parametrize("error", [QueryFailed("refused"), DatabaseUnavailable("away"), InsufficientStorage("full")])
 async def test_a_row_that_cannot_be_written_leaves_the_old_report(
     reports: Reports, catalogue: Catalogue, blobs: LocalBlobs, folder: Path, error: Exception
 ) -> None:

@@ -134,6 +134,39 @@ async def test_a_migration_that_was_cut_off_goes_on(database_settings: DatabaseS
         await check_schema(database)
 
 
+async def test_a_database_of_the_schema_before_gets_versions_and_keeps_its_reports(
+    database_settings: DatabaseSettings,
+) -> None:
+    migrate(database_settings)
+    _run(
+        database_settings,
+        "DROP TABLE report_versions",
+        "DROP INDEX user_reports_report_path" + ("" if database_settings.host is None else " ON user_reports"),
+        "UPDATE sluice_schema SET version_num = '0001'",
+        "INSERT INTO user_reports (user_id, report_path, media_type, size, digest, modified_ns, version)"
+        f" VALUES ('ada', 'a.pdf', 'application/pdf', 5, '{'0' * 64}', 7, 3)",
+    )
+    stored = Entry("ada", "a.pdf", "application/pdf", 5, "0" * 64, 7, 3)
+    async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
+        await check_schema(database)
+        assert await catalogue.versions("ada") == [stored]
+        replaced = await catalogue.replace("ada", _BLOB, "application/pdf")
+        assert isinstance(replaced, Replaced)
+        assert await catalogue.versions("ada") == [replaced.entry, stored]
+
+
+@pytest.mark.parametrize("table", ["user_reports", "report_versions"])
+async def test_looking_for_the_row_of_a_file_does_not_read_all_of_a_table(
+    database_settings: DatabaseSettings, table: str
+) -> None:
+    async with open_migrated(database_settings) as database:
+        ((*plan,),) = await database.fetch(
+            f"{'EXPLAIN' if database.dialect == 'mysql' else 'EXPLAIN QUERY PLAN'} SELECT report_path FROM {table}"
+            " WHERE report_path IN ('a', 'b')"
+        )
+    assert any(f"{table}_report_path" in str(cell) for cell in plan)
+
+
 # -- adopting the original's table -------------------------------------------------------------------------------------
 
 _BLOB = StoredBlob("b.pdf", 5, "0" * 64, 10**18)

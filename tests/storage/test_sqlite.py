@@ -15,7 +15,7 @@ import pytest
 import trio
 
 import app.storage.sqlite
-from app.errors import DatabaseUnavailable, StartError
+from app.errors import DatabaseUnavailable, InsufficientStorage, StartError
 from app.flow.threads import ThreadPool
 from app.settings import DatabaseSettings
 from app.storage.migrate import migrate
@@ -318,3 +318,19 @@ async def test_a_file_that_was_removed_or_replaced_is_told(
         migrate(sqlite_settings)
         with pytest.raises(DatabaseUnavailable, match="removed or replaced"):
             await sqlite.ping()
+
+
+async def test_a_database_that_is_full_says_so_and_goes_on_when_there_is_room(
+    sqlite_settings: DatabaseSettings,
+) -> None:
+    async with open_migrated(sqlite_settings) as database:
+        async with database.transaction() as transaction:
+            ((pages,),) = await transaction.fetch("PRAGMA page_count")
+        # Of the one connection that writes.
+        await database.execute(f"PRAGMA max_page_count = {pages}")
+        insert = "INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)"
+        with pytest.raises(InsufficientStorage):
+            await database.execute(insert, ("ada", "x" * 100_000))
+        await database.execute("PRAGMA max_page_count = 1000000")
+        await database.execute(insert, ("ada", "x" * 100_000))
+        assert await database.fetch("SELECT count(*) FROM user_reports") == [(1,)]
