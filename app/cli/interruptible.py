@@ -9,13 +9,13 @@ import trio
 
 
 def run_interruptible(command: Callable[[], Awaitable[None]]) -> None:
-    """``command()`` to its end, or cancelled by Ctrl-C or SIGTERM, which is then raised as KeyboardInterrupt.
+    """``command()`` to its end, or cancelled by Ctrl-C, SIGTERM or SIGHUP, which is then raised as KeyboardInterrupt.
 
     (Python's own way raises it between any two instructions, also where a scope has just been entered.)
     """
 
     async def run() -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_for_signal, signals, nursery.cancel_scope)
                 try:

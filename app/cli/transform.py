@@ -7,8 +7,7 @@ import os
 import stat
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ from app.cli.interruptible import run_interruptible
 from app.errors import StartError
 from app.flow.threads import ThreadPool
 from app.settings import Settings
-from app.transforms.files import read_file, replacing, write_file
+from app.transforms.files import open_source, open_target, read_file, write_file
 from app.transforms.plan import Content
 from app.transforms.service import Outcome, open_transforms
 
@@ -27,9 +26,9 @@ def run(settings: Settings, parsed: argparse.Namespace) -> None:
     async def transform() -> None:
         threads = ThreadPool("files", 2)
         async with open_transforms(settings) as transforms, AsyncExitStack() as stack:
-            plan = transforms.plan(parsed.step, Content.of(None))
-            source = stack.enter_context(_opened(parsed.source))
-            target = stack.enter_context(_standard(1) if parsed.target == "-" else replacing(Path(parsed.target)))
+            plan = transforms.plan(parsed.step, Content.named(parsed.source))
+            source = await stack.enter_async_context(open_source(parsed.source, threads))
+            target = await stack.enter_async_context(open_target(parsed.target, threads))
             bar = stack.enter_context(_progress(source))
             blocks = read_file(source, threads, bar.update)
             chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome))
@@ -38,18 +37,10 @@ def run(settings: Settings, parsed: argparse.Namespace) -> None:
     try:
         run_interruptible(transform)
     except OSError as error:
-        raise StartError(f"{error.filename or parsed.target}: {error.strerror or error}") from error
+        name = parsed.source if str(error.filename) == parsed.source else parsed.target
+        raise StartError(f"{name}: {error.strerror or error}") from error
     for digest in outcome.digests:
         print(f"sha256 {digest.hex()}", file=sys.stderr if parsed.target == "-" else sys.stdout)
-
-
-def _standard(descriptor: int) -> BinaryIO:
-    """Standard input or output, as the unbuffered file that it is."""
-    return cast("BinaryIO", open(descriptor, "rb" if descriptor == 0 else "wb", buffering=0, closefd=False))
-
-
-def _opened(name: str) -> BinaryIO:
-    return _standard(0) if name == "-" else cast("BinaryIO", Path(name).open("rb", buffering=0))
 
 
 def _progress(source: BinaryIO) -> tqdm[Any]:

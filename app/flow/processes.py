@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import trio
 import trio_parallel  # pyright: ignore[reportMissingTypeStubs]
+from outcome import Error, Outcome, Value
 
 from app.flow.parents import watch_parent
 
@@ -63,14 +65,16 @@ class ProcessPool:
         self._calls: set[trio.CancelScope] = set()
         self._closed = False
 
-    async def run[T](self, call: Callable[..., T], *arguments: object) -> T:
+    async def run[T](self, call: Callable[..., T], *arguments: object, grace: float = 0) -> T:
         """``call(*arguments)`` in a process.
 
         call, arguments, result: are pickled, and copied on the event loop. ``call`` is a function of a module, which
             the process imports.
+        grace: seconds that a call has to end by itself once it is cancelled; for short ones, whose process is then
+            there for the next.
 
-        *Cancellation*: while waiting for a process, at once. Afterwards its process, and no other, is killed, and is
-        gone when this returns; processes that ``call`` started itself are not.
+        *Cancellation*: while waiting for a process, at once (or, with a grace, within that). Afterwards its process,
+        and no other, is killed, and is gone when this returns; processes that ``call`` started itself are not.
         *Errors*: those of ``call``; `ProcessDied`; ClosedResourceError where the pool was closed.
         """
         if self._closed:
@@ -78,8 +82,8 @@ class ProcessPool:
         with trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
-                result = await self._context.run_sync(call, *arguments, kill_on_cancel=True, limiter=self._limiter)
-                return cast("T", result)
+                calling = partial(self._context.run_sync, call, *arguments, kill_on_cancel=True, limiter=self._limiter)
+                return cast("T", await (_with_grace(calling, grace) if grace else calling()))
             except trio_parallel.BrokenWorkerError as error:
                 raise ProcessDied(f"a process of {self._name} ended in the middle of a call") from error
             finally:
@@ -120,3 +124,31 @@ async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
         # It complains of a process that had to be killed, or was by somebody else: gone is gone.
         with suppress(trio_parallel.BrokenWorkerError):
             await opening.__aexit__(None, None, None)
+
+
+async def _with_grace(calling: Callable[[], Awaitable[Any]], grace: float) -> Any:
+    """``await calling()``, which is cancelled ``grace`` seconds after we are."""
+    scope = trio.CancelScope(shield=True)
+    ended = trio.Event()
+    found: Outcome[Any] | None = None
+
+    async def call() -> None:
+        nonlocal found
+        with scope:
+            try:
+                found = Value(await calling())
+            except Exception as error:  # noqa: BLE001 - the caller's, once it is out of the nursery
+                found = Error(error)
+        ended.set()
+
+    left_by: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        try:
+            await ended.wait()
+        except trio.Cancelled as cancelled:
+            left_by = cancelled
+            scope.deadline = trio.current_time() + grace
+    if left_by is not None or found is None:
+        raise left_by or trio.BrokenResourceError("the call was given up")
+    return found.unwrap()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from app.transforms.step import Transformer
 
 _BUDGET_BYTES = 1024 * 1024
-_LEAST_SLICE = 4096
+_FIRST_SLICE, _LEAST_SLICE = 4096, 1024
 
 
 def feed(chain: Sequence[Transformer], piece: bytes) -> Iterator[bytes]:
@@ -29,28 +29,32 @@ def is_done(chain: Sequence[Transformer]) -> bool:
 
 @dataclass(slots=True)
 class Progress:
-    """A chain between two goes in worker processes. slice_bytes: how much it is fed at once, by how much it gives."""
+    """A chain between two goes in worker processes.
+
+    flowed: bytes that its transformers have given, to whomever. slice_bytes: how much it is fed at once, by how much
+    that makes flow.
+    """
 
     chain: list[Transformer]
-    slice_bytes: int = 64 * 1024
+    flowed: int = 0
+    slice_bytes: int = _FIRST_SLICE
 
 
 def advance(progress: Progress, piece: bytes, *, last: bool) -> tuple[Progress, list[bytes], int]:
     """One go in a worker process: how things stand then, what came out, and how much of ``piece`` was taken.
 
-    Bound: it stops taking once `_BUDGET_BYTES` have come out, so that little that gives much is given in parts.
+    Bound: it stops taking once `_BUDGET_BYTES` have flowed, so that little that makes much is worked on in parts.
     """
     chain, out = progress.chain, list[bytes]()
-    size = taken = 0
-    while taken < len(piece) and size < _BUDGET_BYTES and not is_done(chain):
-        before = size
+    began = progress.flowed
+    taken = 0
+    while taken < len(piece) and progress.flowed - began < _BUDGET_BYTES and not is_done(chain):
+        before = progress.flowed
         part = piece[taken : taken + progress.slice_bytes]
-        for given in feed(chain, part):
-            out.append(given)
-            size += len(given)
+        out.extend(_through_all(chain, (part,), progress))
         taken += len(part)
-        growth = max(1.0, (size - before) / len(part))
-        progress.slice_bytes = max(_LEAST_SLICE, int(_BUDGET_BYTES / growth))
+        growth = max(1.0, (progress.flowed - before) / len(part))
+        progress.slice_bytes = max(_LEAST_SLICE, min(2 * progress.slice_bytes, int(_BUDGET_BYTES / growth)))
     if is_done(chain):
         taken = len(piece)
     if last and taken == len(piece):
@@ -62,14 +66,19 @@ def _first_that_matters(chain: Sequence[Transformer]) -> int:
     return max((index for index, transformer in enumerate(chain) if transformer.done), default=0)
 
 
-def _through_all(chain: Sequence[Transformer], pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _through_all(
+    chain: Sequence[Transformer], pieces: Iterable[bytes], progress: Progress | None = None
+) -> Iterator[bytes]:
     for transformer in chain:
-        pieces = _through(transformer, pieces)
+        pieces = _through(transformer, pieces, progress)
     return iter(pieces)
 
 
-def _through(transformer: Transformer, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _through(transformer: Transformer, pieces: Iterable[bytes], progress: Progress | None) -> Iterator[bytes]:
     for piece in pieces:
         if transformer.done:
             return
-        yield from transformer.feed(piece)
+        for given in transformer.feed(piece):
+            if progress is not None:
+                progress.flowed += len(given)
+            yield given

@@ -8,7 +8,7 @@ from app.transforms.csv_layout import CsvLayout, csv_layout
 from app.transforms.csv_options import csv_options
 from app.transforms.csv_scanning import CsvRecord, CsvScanner
 from app.transforms.pieces import slices
-from app.transforms.step import MAX_RECORD_BYTES, Kind, Malformed, Step
+from app.transforms.step import MAX_FIELDS, MAX_RECORD_BYTES, Kind, Malformed, Step
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -113,6 +113,8 @@ class CsvToNdjson:
 
 
 def _names(header: CsvRecord, scanner: CsvScanner) -> tuple[str, ...]:
+    if len(header.fields) > MAX_FIELDS:
+        raise scanner.malformed(f"the header has more than {MAX_FIELDS} fields", header.starts[MAX_FIELDS])
     seen: set[str] = set()
     for name, start in zip(header.fields, header.starts, strict=True):
         if not name:

@@ -12,7 +12,7 @@ from app.transforms.csv_options import csv_options
 from app.transforms.ndjson import Lines, Record, RecordTransformer, parse_record
 from app.transforms.pieces import in_pieces
 from app.transforms.predicates import text_of
-from app.transforms.step import PIECE_BYTES, Kind, Step
+from app.transforms.step import MAX_FIELDS, PIECE_BYTES, Kind, Step
 
 _parse_texts: Callable[[bytes], dict[str, str]] = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -45,6 +45,8 @@ class NdjsonToCsv(RecordTransformer):
             self._names = dict.fromkeys(record)
             if not record:
                 raise msgspec.ValidationError("the first record has no field that could make a column")
+            if len(record) > MAX_FIELDS:
+                raise msgspec.ValidationError(f"the first record has more than {MAX_FIELDS} fields")
         elif not record.keys() <= self._names.keys():
             unknown = next(name for name in record if name not in self._names)
             raise msgspec.ValidationError(f"the field {unknown[:100]!r} is not in the first record, the header")

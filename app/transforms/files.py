@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -16,6 +16,8 @@ from app.flow.threads import ThreadPool
 # A little less than what malloc would ask the kernel for, and give back, each time; and how many a thread hop moves.
 _BLOCK_BYTES = 128 * 1024 - 512
 _BLOCKS = 8
+_STANDARD_INPUT = {"-", "/dev/stdin", "/dev/fd/0"}
+_STANDARD_OUTPUT = {"-", "/dev/stdout", "/dev/fd/1"}
 
 
 async def read_file(file: BinaryIO, threads: ThreadPool, progress: Callable[[int], object]) -> AsyncGenerator[bytes]:
@@ -31,32 +33,61 @@ async def read_file(file: BinaryIO, threads: ThreadPool, progress: Callable[[int
 
 
 async def write_file(file: BinaryIO, chunks: AsyncIterator[bytes], threads: ThreadPool) -> None:
-    """Writes ``chunks``, in blocks. *Cancellation*, *Errors*: as of `read_file`."""
+    """Writes ``chunks``, in blocks. *Cancellation*: as of `read_file`, but of a regular file waits for the thread.
+
+    *Errors*: OSError.
+    """
+    regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     # A pipe's reader is given what there is: it may be waiting for it.
-    most = _BLOCKS * _BLOCK_BYTES if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else 0
+    most = _BLOCKS * _BLOCK_BYTES if regular else 0
+    run = threads.run if regular else threads.run_or_abandon
     gathered: list[bytes] = []
     size = 0
     async for chunk in chunks:
         gathered.append(chunk)
         size += len(chunk)
         if size >= most:
-            await threads.run_or_abandon(partial(_write_all, file.fileno(), gathered))
+            await run(partial(_write_all, file.fileno(), gathered))
             gathered, size = [], 0
-    await threads.run_or_abandon(partial(_write_all, file.fileno(), gathered))
+    await run(partial(_write_all, file.fileno(), gathered))
+
+
+@asynccontextmanager
+async def open_source(name: str, threads: ThreadPool) -> AsyncGenerator[BinaryIO]:
+    """The file to read, unbuffered; ``-`` is standard input. *Cancellation*: also where it is a FIFO that nobody opens.
+
+    *Errors*: OSError.
+    """
+    if name in _STANDARD_INPUT:
+        yield _standard(0, "rb")
+        return
+    with await threads.run_or_abandon(partial(Path(name).open, "rb", buffering=0)) as file:
+        yield cast("BinaryIO", file)
+
+
+@asynccontextmanager
+async def open_target(name: str, threads: ThreadPool) -> AsyncGenerator[BinaryIO]:
+    """A file that takes the place of ``name`` when the block ends, and is gone if it is left in any other way.
+
+    ``-`` is standard output. What is no regular file, such as a device or a FIFO, is written to as it is.
+    *Cancellation*: as `open_source`. *Errors*: OSError.
+    """
+    path = Path(name)
+    if name in _STANDARD_OUTPUT:
+        yield _standard(1, "wb")
+    elif await threads.run(partial(_is_special, path)):
+        with await threads.run_or_abandon(partial(_open_special, path)) as file:
+            yield file
+    else:
+        with _replacing(path) as file:
+            yield file
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[BinaryIO]:
-    """A file that takes the place of ``path`` when the block ends, and is gone if it is left in any other way.
-
-    What is there and is no regular file, such as a device or a FIFO, is written to as it is. *Errors*: OSError.
-    """
-    if path.exists() and not path.is_file():
-        with path.open("wb", buffering=0) as file:
-            yield cast("BinaryIO", file)
-        return
+def _replacing(path: Path) -> Generator[BinaryIO]:
     target = path.resolve()  # a link stays one
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    # Short, so that it is no longer than the longest name that a file may have.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb", buffering=0) as file:
             with suppress(OSError):  # it keeps its mode; a new one has what new files get
@@ -67,6 +98,25 @@ def replacing(path: Path) -> Generator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _standard(descriptor: int, mode: str) -> BinaryIO:
+    """Standard input or output, as the unbuffered file that it is."""
+    return cast("BinaryIO", open(descriptor, mode, buffering=0, closefd=False))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that cannot be replaced; what a process has open only has a name there."""
+    return (
+        path.absolute().is_relative_to("/dev")
+        or path.absolute().is_relative_to("/proc")
+        or (path.exists() and not path.is_file())
+    )
+
+
+def _open_special(path: Path) -> BinaryIO:
+    """Without cutting it short: behind the name may be a file that others write to as well."""
+    return cast("BinaryIO", open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0))  # noqa: PTH123
 
 
 def _read_some(descriptor: int) -> list[bytes]:

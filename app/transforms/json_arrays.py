@@ -52,6 +52,7 @@ class JsonToNdjson:
         self._record = 1
         # Where the scan of the element stands:
         self._depth, self._in_string, self._escaped = 0, False, False
+        self._singly = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         for part in slices(piece):
@@ -73,6 +74,7 @@ class JsonToNdjson:
 
     def _read(self, part: bytes, lines: list[bytes]) -> None:
         at = 0
+        self._singly = False
         while at < len(part):
             inside = self._where == "inside"
             at = self._read_elements(part, at, lines) if inside else self._read_outside(part, at)
@@ -92,7 +94,7 @@ class JsonToNdjson:
     def _read_elements(self, part: bytes, at: int, lines: list[bytes]) -> int:
         """Reads on up to the end of the next element, or of many; and says up to where."""
         if not self._element:
-            if many := self._at_once(part, at, lines):
+            if not self._singly and (many := self._at_once(part, at, lines)):
                 return many
             at = _end_of_space(part, at)
             self._element_offset = self._part_offset + at
@@ -120,6 +122,7 @@ class JsonToNdjson:
             found[0].decode()
             elements = _parse_array(b"[%b]" % found[0][:-1])
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+            self._singly = True  # or each of those before it would be looked at again and again
             return 0
         joined = b"\n".join(elements)
         if b"\r" in joined or joined.count(b"\n") >= len(elements):

@@ -9,6 +9,8 @@ from app.errors import BadRequest
 from app.transforms.step import BadArguments, Kind, Place, Step, Transformer
 
 MOST_STEPS = 16
+MOST_CODINGS = 4
+"""Steps that compress or undo it: each may hold a window of some MiB."""
 
 _KINDS = {
     "text/csv": Kind.CSV,
@@ -30,6 +32,7 @@ _MEDIA_TYPES = {
     Kind.GZIP: "application/gzip",
     Kind.ZSTD: "application/zstd",
 }
+_SUFFIXES = {"csv": Kind.CSV, "ndjson": Kind.NDJSON, "jsonl": Kind.NDJSON, "json": Kind.JSON}
 _CODINGS = {Kind.GZIP: "gzip", Kind.ZSTD: "zstd"}
 _UNDONE = {"gunzip", "unzstd"}
 
@@ -59,6 +62,17 @@ class Content:
         """Of a report, whose media type is what it is."""
         essence = media_type.partition(";")[0].strip().lower()
         return cls(_KINDS.get(essence, Kind.TEXT if essence.startswith("text/") else Kind.BYTES), media_type)
+
+    @classmethod
+    def named(cls, file: str) -> Content:
+        """Of a file, as far as its name says so: that of ``x.ndjson.gz`` says what is compressed too."""
+        name = file.lower()
+        for suffix, coding in ((".gz", Kind.GZIP), (".zst", Kind.ZSTD)):
+            if name.endswith(suffix):
+                inner = cls.named(name.removesuffix(suffix))
+                return cls(coding, inner.media_type, ((_CODINGS[coding], inner),))
+        kind = _SUFFIXES.get(name.rpartition(".")[2])
+        return cls(kind, _MEDIA_TYPES[kind or Kind.BYTES])
 
     def after(self, step: Step) -> Content:
         """What ``step`` makes of it."""
@@ -95,10 +109,11 @@ class Plan:
     gives: Content
 
     def groups(self) -> list[tuple[Place, list[Transformer]]]:
-        """New transformers, those that run side by side in one place together."""
+        """New transformers, those that run side by side in one place together; of those in threads each for itself, so
+        that what one gives is seen before the next takes it."""
         groups: list[tuple[Place, list[Transformer]]] = []
         for chosen in self.chosen:
-            if not groups or groups[-1][0] != chosen.step.place:
+            if not groups or groups[-1][0] != chosen.step.place or chosen.step.place == "thread":
                 groups.append((chosen.step.place, []))
             groups[-1][1].append(chosen.make())
         return groups
@@ -114,6 +129,8 @@ def make_plan(registry: Mapping[str, Step], asked: Sequence[str], content: Conte
     if len(asked) > MOST_STEPS:
         raise BadStep(f"there are {len(asked)} steps; at most {MOST_STEPS} are taken")
     chosen = [_choose(registry, text, number) for number, text in enumerate(asked, 1)]
+    if sum(one.step.place == "thread" for one in chosen) > MOST_CODINGS:
+        raise BadStep(f"at most {MOST_CODINGS} steps may compress or decompress")
     before = "the body"
     for number, one in enumerate(chosen, 1):
         if content.kind is not None and content.kind not in one.step.takes:

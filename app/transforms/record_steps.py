@@ -16,7 +16,7 @@ from app.transforms.step import PIECE_BYTES, BadArguments, Kind, Step, Transform
 
 _MOST_RECORDS = 10**18 - 1
 _DIGEST_BYTES = 16
-_USUAL_WINDOW, _LARGEST_WINDOW = 10_000, 100_000
+_USUAL_WINDOW, _LARGEST_WINDOW = 1_000, 10_000
 
 
 class Select(RecordTransformer):
@@ -195,8 +195,8 @@ STEPS: tuple[Step, ...] = (
     _step(
         "distinct",
         "FIELD:WINDOW",
-        "the records whose field's value is not among the last WINDOW different ones (10000 unless given)",
+        "the records whose field's value is not among the last WINDOW different ones (1000 unless given)",
         _distinct,
-        ", and 16 bytes (about 150 in Python) for each of WINDOW values, at most 100,000",
+        ", and 16 bytes (about 150 in Python) for each of WINDOW values, at most 10,000",
     ),
 )

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from app.errors import UnsupportedContentEncoding
+from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage, open_pipeline
 from app.flow.processes import ProcessPool, open_processes, usable_cpus
@@ -21,22 +21,25 @@ from app.flow.threads import ThreadPool
 from app.settings import Settings
 from app.transforms.chain import Progress, advance, feed, finish, is_done
 from app.transforms.compression import decoder
+from app.transforms.decompression import FREE_EXPANSION_BYTES
 from app.transforms.digests import Sha256
-from app.transforms.plan import Content, Plan, make_plan
+from app.transforms.plan import MOST_CODINGS, Content, Plan, make_plan
 from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
 
-# What a stage takes on the loop at once; and in all, before it goes to a thread or a process for what follows.
+# What is worked on in one go, on the loop, in a thread and in a process.
 _LOOP_SLICE_BYTES = 128 * 1024
-_SMALL_BYTES = 16 * 1024
-# The most that is worked on elsewhere in one go.
-_GO_BYTES = 256 * 1024
+_THREAD_BYTES = 128 * 1024
+_PROCESS_BYTES = 256 * 1024
 # Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
-_GO_PIECES = 4
+_THREAD_PIECES = 4
+# A go in a process is mostly over long before this, and the process then is there for the next; after it, it is killed.
+_GRACE_SECONDS = 0.1
 # An answer begins when this much of it is there, or all, or when its source keeps us waiting for this long: until then
-# an error can still be told.
+# an error can still be told. It begins anyhow this long after the first of it, or after as long without any.
 _HELD_BYTES = 64 * 1024
 _HELD_SECONDS = 0.05
+_LONGEST_HELD_SECONDS = 0.5
 
 
 @asynccontextmanager
@@ -84,6 +87,8 @@ class Transforms:
     def decoders(self, codings: Sequence[str]) -> list[Transformer]:
         """What undoes ``codings``, which were applied in that order. *Errors*: UnsupportedContentEncoding."""
         decoders: list[Transformer] = []
+        if len(codings) > MOST_CODINGS:
+            raise UnsupportedContentEncoding(f"the body has more than {MOST_CODINGS} codings")
         for coding in reversed(codings):
             if (made := decoder(coding.strip().lower(), self._max_expansion)) is not None:
                 decoders.append(made)
@@ -115,13 +120,13 @@ class Transforms:
         outcome = outcome or Outcome()
         watched = _Source(source, outcome)
         groups = plan.groups()
-        stages = [self._stage(place, chain) for place, chain in groups]
-        if decoders:
-            stages.insert(0, self._stage("thread", decoders))
+        allowance = Allowance(self._max_expansion, outcome)
+        placed: list[tuple[Place, Sequence[Transformer]]] = [*(("thread", [one]) for one in decoders), *groups]
         first: AsyncIterable[bytes] = watched
-        if not decoders and groups[0][0] == "loop":
+        if placed[0][0] == "loop":
             # The task that waits for the source has time for it; one channel less.
-            first, stages = _on_loop(groups[0][1], watched), stages[1:]
+            first = _on_loop(placed.pop(0)[1], allowance, watched)
+        stages = [self._stage(place, chain, allowance) for place, chain in placed]
         hashing = sha256() if digest else None
         async with (
             _closing(source),
@@ -133,53 +138,52 @@ class Transforms:
         outcome.sha256 = hashing.digest() if hashing else None
         outcome.digests = [one.digest for _, chain in groups for one in chain if isinstance(one, Sha256) and one.digest]
 
-    def _stage(self, place: Place, chain: Sequence[Transformer]) -> Stage:
+    def _stage(self, place: Place, chain: Sequence[Transformer], allowance: Allowance) -> Stage:
         match place:
             case "loop":
-                return partial(_pass_on, chain)
+                return partial(_pass_on, chain, allowance)
             case "thread":
-                return partial(self._in_threads, chain)
+                return partial(self._in_threads, chain, allowance)
             case "process":
-                return partial(self._in_processes, chain)
+                return partial(self._in_processes, chain, allowance)
 
-    async def _in_threads(self, chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
-        seen = 0
-        while not is_done(chain) and (piece := await reader.take(_GO_BYTES)):
-            seen += len(piece)
-            await self._give(feed(chain, piece), writer, seen)
-        await self._give(finish(chain), writer, seen)
+    async def _in_threads(
+        self, chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer
+    ) -> None:
+        size = 0
+        while not is_done(chain) and (piece := await reader.take(_THREAD_BYTES)):
+            size = await self._give(feed(chain, piece), size, allowance, writer)
+        await self._give(finish(chain), size, allowance, writer)
 
-    async def _give(self, pieces: Iterator[bytes], writer: Writer, seen: int) -> None:
-        if seen <= _SMALL_BYTES:
-            for piece in pieces:
-                await writer.send(piece)
-            return
+    async def _give(self, pieces: Iterator[bytes], size: int, allowance: Allowance, writer: Writer) -> int:
+        """``size``: what was given before; and what is by then."""
         more = True
         while more:
-            given = await self._threads.run(lambda: list(islice(pieces, _GO_PIECES)))
+            given = await self._threads.run(lambda: list(islice(pieces, _THREAD_PIECES)))
+            size += sum(map(len, given))
+            allowance.check(size)
             for piece in given:
                 await writer.send(piece)
-            more = len(given) == _GO_PIECES
+            more = len(given) == _THREAD_PIECES
+        return size
 
-    async def _in_processes(self, chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
-        seen = 0
+    async def _in_processes(
+        self, chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer
+    ) -> None:
         progress = Progress(list(chain))
-        while not is_done(progress.chain) and (piece := await reader.take(_GO_BYTES)):
-            seen += len(piece)
-            if seen <= _SMALL_BYTES:
-                for given in feed(progress.chain, piece):
-                    await writer.send(given)
-            else:
-                progress = await self._go(progress, piece, writer)
-        if seen <= _SMALL_BYTES:
-            for given in finish(progress.chain):
-                await writer.send(given)
-        else:
-            await self._go(progress, b"", writer, last=True)
+        last = False
+        while not last:
+            piece = b"" if is_done(progress.chain) else await reader.take(_PROCESS_BYTES)
+            last = not piece
+            progress = await self._go(progress, piece, allowance, writer, last=last)
 
-    async def _go(self, progress: Progress, piece: bytes, writer: Writer, *, last: bool = False) -> Progress:
+    async def _go(
+        self, progress: Progress, piece: bytes, allowance: Allowance, writer: Writer, *, last: bool
+    ) -> Progress:
+        go = partial(advance, last=last)
         while True:
-            progress, given, taken = await self._processes.run(partial(advance, last=last), progress, piece)
+            progress, given, taken = await self._processes.run(go, progress, piece, grace=_GRACE_SECONDS)
+            allowance.check(progress.flowed)
             for one in given:
                 await writer.send(one)
             piece = piece[taken:]
@@ -187,12 +191,34 @@ class Transforms:
                 return progress
 
 
-async def _on_loop(chain: Sequence[Transformer], pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+@dataclass
+class Allowance:
+    """How much may come out of any stage, and flow within it: ``max_expansion`` times what came from the source, and
+    `FREE_EXPANSION_BYTES` more. (A decompression's own bound is of what went into that: several would multiply.)"""
+
+    max_expansion: float
+    outcome: Outcome
+
+    def check(self, size: int) -> None:
+        """*Errors*: ExpansionTooLarge."""
+        most = FREE_EXPANSION_BYTES + self.max_expansion * self.outcome.taken
+        if size > most:
+            raise ExpansionTooLarge(
+                f"{self.outcome.taken} bytes become more than {most:.0f} on the way through the steps"
+            )
+
+
+async def _on_loop(
+    chain: Sequence[Transformer], allowance: Allowance, pieces: AsyncIterable[bytes]
+) -> AsyncGenerator[bytes]:
+    size = 0
     async for piece in pieces:
         for start in range(0, len(piece), _LOOP_SLICE_BYTES):
             if start:
                 await trio.lowlevel.checkpoint()
             for given in feed(chain, piece[start : start + _LOOP_SLICE_BYTES]):
+                size += len(given)
+                allowance.check(size)
                 yield given
         if is_done(chain):
             break
@@ -200,8 +226,8 @@ async def _on_loop(chain: Sequence[Transformer], pieces: AsyncIterable[bytes]) -
         yield given
 
 
-async def _pass_on(chain: Sequence[Transformer], reader: Reader, writer: Writer) -> None:
-    async with aclosing(_on_loop(chain, reader)) as pieces:
+async def _pass_on(chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer) -> None:
+    async with aclosing(_on_loop(chain, allowance, reader)) as pieces:
         async for piece in pieces:
             await writer.send(piece)
 
@@ -213,6 +239,7 @@ class _Source(AsyncIterator[bytes]):
         self._iterator = aiter(chunks)
         self._outcome = outcome
         self._waits_since = math.inf
+        self._gives_since = math.inf
 
     async def __anext__(self) -> bytes:
         self._waits_since = trio.current_time()
@@ -221,10 +248,16 @@ class _Source(AsyncIterator[bytes]):
         finally:
             self._waits_since = math.inf
         self._outcome.taken += len(chunk)
+        if self._outcome.taken >= _HELD_BYTES:
+            self._gives_since = min(self._gives_since, trio.current_time())
         return chunk
 
     def keeps_waiting(self) -> bool:
         return trio.current_time() - self._waits_since >= _HELD_SECONDS
+
+    def has_given_long(self) -> bool:
+        """Whether it has given much, and not just now."""
+        return trio.current_time() - self._gives_since >= _LONGEST_HELD_SECONDS
 
 
 @asynccontextmanager
@@ -238,13 +271,23 @@ async def _closing(source: AsyncIterable[bytes]) -> AsyncGenerator[None]:
 
 
 async def _held_back(chunks: AsyncIterator[bytes], source: _Source) -> AsyncGenerator[bytes]:
-    """``chunks``, the first of them together, and only once enough is there, or all, or nothing more comes."""
+    """``chunks``, the first of them together, once enough is there, or all, or somebody waits for what there is.
+
+    Where nothing comes out of much, an empty one comes first: what can be told by then is that it goes on.
+    """
     held: list[bytes] = []
     size = 0
     ended = False
-    while not ended and size < _HELD_BYTES and not (held and source.keeps_waiting()):
-        with trio.move_on_after(_HELD_SECONDS if held else math.inf):
+    begun = math.inf
+    while not ended and size < _HELD_BYTES:
+        if held and (source.keeps_waiting() or trio.current_time() >= begun + _LONGEST_HELD_SECONDS):
+            break
+        if not held and source.has_given_long():
+            yield b""
+            break
+        with trio.move_on_after(_HELD_SECONDS):
             chunk = await anext(chunks, None)
+            begun = min(begun, trio.current_time())
             ended = chunk is None
             held.append(chunk or b"")
             size += len(held[-1])

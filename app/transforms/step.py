@@ -12,6 +12,9 @@ from app.errors import BadRequest
 MAX_RECORD_BYTES = 1024 * 1024
 """The largest record, and the largest piece of a text that a step holds until it is complete."""
 
+MAX_FIELDS = 4096
+"""The most fields of a header, which goes from piece to piece with its transformer."""
+
 PIECE_BYTES = 128 * 1024
 """About what a piece has that a transformer gives; one that could give much more at once gives several."""
 

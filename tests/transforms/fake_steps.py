@@ -58,6 +58,18 @@ class First:
         return iter(())
 
 
+class Nothing:
+    """Drops everything."""
+
+    done = False
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        return iter(())
+
+    def finish(self) -> Iterator[bytes]:
+        return iter(())
+
+
 class Doubled:
     """Everything twice; holds all of it, and gives it at the end."""
 
@@ -91,5 +103,6 @@ REGISTRY = {
         *(_step(f"lines-{place}", place, lambda _: Lines()) for place in ("loop", "thread", "process")),
         *(_step(f"first-{place}", place, _first) for place in ("loop", "thread", "process")),
         _step("doubled", "loop", lambda _: Doubled()),
+        _step("nothing", "process", lambda _: Nothing()),
     )
 }

@@ -104,18 +104,43 @@ def test_what_fails_is_told_in_one_line_and_leaves_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_leaves_what_was_there(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "out.txt").write_text("before")
     os.mkfifo(tmp_path / "in")
     with _start(tmp_path, "in", "out.txt", "--step", "upper") as process, (tmp_path / "in").open("wb") as feeding:
         feeding.write(b"x" * 1_000_000)
-        wait_until(lambda: len(list(tmp_path.glob(".out.txt.*"))) == 1, "it writes beside it")
+        wait_until(lambda: len(list(tmp_path.glob(".*.tmp"))) == 1, "it writes beside it")
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, b"sluice: interrupted\n")
     assert (tmp_path / "out.txt").read_text() == "before"
-    assert not list(tmp_path.glob(".out.txt.*"))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("arguments", [["in", "out.txt"], ["in.txt", "in"]])
+def test_a_fifo_that_nobody_opens_can_be_given_up(tmp_path: Path, source: Path, arguments: list[str]) -> None:
+    os.mkfifo(tmp_path / "in")
+    with _start(tmp_path, *arguments, "--step", "upper") as process:
+        wait_until(lambda: len(list(Path(f"/proc/{process.pid}/task").iterdir())) > 1, "a thread opens it")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"sluice: interrupted\n")
+
+
+def test_what_standard_output_is_redirected_to_is_written_behind_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("keep ")
+    with (tmp_path / "log").open("ab") as log:
+        for name in ("/dev/stdout", "-"):
+            with _start(tmp_path, "-", name, "--step", "upper", stdin=subprocess.PIPE, stdout=log) as process:
+                process.communicate(b"abc ", timeout=60)
+            assert process.returncode == 0
+    assert (tmp_path / "log").read_text() == "keep ABC ABC "
+
+
+def test_the_longest_name_of_a_file_will_do(tmp_path: Path, source: Path) -> None:
+    assert _transform(tmp_path, "in.txt", "o" * 255, "--step", "upper").returncode == 0
+    assert _transform(tmp_path, "in.txt", "o" * 256, "--step", "upper").returncode == 1
 
 
 def test_a_terminal_sees_how_it_gets_on(tmp_path: Path, source: Path) -> None:

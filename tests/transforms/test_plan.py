@@ -61,6 +61,7 @@ def test_what_comes_out_is_said_by_the_last_step(
         (["head:x"], None, ["step 1, head:"]),
         ([], None, ["no step", "/api/transform/steps"]),
         (["upper"] * (MOST_STEPS + 1), None, [f"at most {MOST_STEPS}"]),
+        (["gzip"] * 5, None, ["at most 4 steps may compress"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(asked: list[str], given: str | None, words: list[str]) -> None:
@@ -86,6 +87,25 @@ def test_a_report_is_what_it_is_stored_as(media_type: str, asked: str, fine: boo
     else:
         with pytest.raises(BadStep, match="the body gives bytes"):
             _gives([asked], media_type, stored=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "media_type"),
+    [
+        ("in.ndjson.gz", ["gunzip", "select:a"], "application/x-ndjson"),
+        ("IN.CSV.zst", ["unzstd", "csv-to-ndjson"], "application/x-ndjson"),
+        ("in.ndjson", ["select:a"], "application/x-ndjson"),
+        ("-", ["select:a"], "application/x-ndjson"),
+    ],
+)
+def test_a_file_is_what_its_name_says(file: str, asked: list[str], media_type: str) -> None:
+    assert make_plan(_REGISTRY, asked, Content.named(file)).gives.media_type == media_type
+
+
+@pytest.mark.parametrize(("file", "asked"), [("in.csv", ["select:a"]), ("in.csv.gz", ["upper"])])
+def test_and_is_refused_where_that_is_another(file: str, asked: list[str]) -> None:
+    with pytest.raises(BadStep):
+        make_plan(_REGISTRY, asked, Content.named(file))
 
 
 def test_steps_that_run_in_one_place_run_together() -> None:

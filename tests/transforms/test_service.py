@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import threading
@@ -13,7 +14,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import UnsupportedContentEncoding
+from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.processes import open_processes
 from app.flow.threads import ThreadPool
 from app.transforms.plan import Content
@@ -81,10 +82,10 @@ async def test_large_bodies_are_worked_on_where_they_do_not_hold_up_the_loop(tra
     assert threads["loop"] == threading.get_ident() != threads["thread"]
 
 
-@pytest.mark.parametrize("place", _PLACES)
-async def test_small_ones_take_no_hop(transforms: Transforms, place: str) -> None:
-    pid, thread = map(int, (await _run(transforms, [f"lines-{place}"], b"place\n")).split())
-    assert (pid, thread) == (os.getpid(), threading.get_ident())
+async def test_small_ones_too(transforms: Transforms) -> None:
+    """However small it is, what a step makes of it may take long."""
+    pid, _ = map(int, (await _run(transforms, ["lines-process"], b"place\n")).split())
+    assert pid != os.getpid()
 
 
 @pytest.mark.parametrize("place", _PLACES)
@@ -109,8 +110,13 @@ async def test_what_a_step_before_one_that_has_enough_still_holds_matters_to_nob
     assert await _run(transforms, ["lines-loop", "first-loop:4"], b"one\nbad") == b"one\n"
 
 
-async def test_little_that_gives_much_is_given_in_parts(transforms: Transforms) -> None:
+async def test_little_that_gives_much_is_given_in_parts() -> None:
     """In a process: what came out until then is passed on before more is made."""
+    async with open_processes("transforms", 1) as processes:
+        await _take_much(Transforms(REGISTRY, ThreadPool("transforms", 2), processes, 1e9))
+
+
+async def _take_much(transforms: Transforms) -> None:
     plan = transforms.plan(["lines-process"], Content.of(None))
     lines = b"many:1048576\n" * 3000
     async with transforms.run(Body([_LARGE, lines]).stream(), plan) as out:
@@ -161,6 +167,60 @@ async def test_a_reader_that_does_not_read_stops_the_source(transforms: Transfor
         assert body.taken < 2 * 1024 * 1024
 
 
+async def test_a_record_now_and_then_begins_the_answer_all_the_same(transforms: Transforms) -> None:
+    """Also where no pause is long enough to tell that somebody waits."""
+
+    async def trickle() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"a\n"
+            await trio.sleep(0.02)
+
+    plan = transforms.plan(["lines-loop"], Content.of(None))
+    async with transforms.run(trickle(), plan) as out:
+        assert (await anext(out)).startswith(b"a\na\n")
+
+
+async def test_an_answer_begins_although_nothing_comes_out_of_much(transforms: Transforms) -> None:
+    async def much() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"x" * 65536
+            await trio.sleep(0.02)
+
+    plan = transforms.plan(["doubled"], Content.of(None))
+    async with transforms.run(much(), plan) as out:
+        assert await anext(out) == b""
+
+
+@pytest.mark.parametrize("place", _PLACES)
+async def test_what_becomes_too_much_on_the_way_is_refused(transforms: Transforms, place: str) -> None:
+    """Also where none of it would come out in the end."""
+    steps = [f"lines-{place}", "nothing"] if place == "process" else [f"lines-{place}"]
+    with pytest.raises(ExpansionTooLarge):
+        await _run(transforms, steps, b"many:104857600\n")
+
+
+async def test_decompressions_do_not_multiply_what_they_may_give(transforms: Transforms) -> None:
+    bomb = b"\0" * 2**20
+    for _ in range(3):
+        bomb = gzip.compress(bomb * 200)[: 2**20]
+    plan = transforms.plan(["lines-loop"], Content.of(None))
+    decoders = transforms.decoders(["gzip", "gzip", "gzip"])
+    with pytest.raises((ExpansionTooLarge, Malformed)):
+        async with transforms.run(Body([bomb]).stream(), plan, decoders=decoders) as out:
+            async for _ in out:
+                pass
+
+
+async def test_who_leaves_lets_the_process_finish_what_is_short(transforms: Transforms) -> None:
+    pids: set[bytes] = set()
+    for _ in range(3):
+        async with transforms.run(
+            Body([b"place\n", _LARGE], ends=False).stream(), transforms.plan(["lines-process"], Content.of(None))
+        ) as out:
+            pids.add((await anext(out)).split()[0])
+    assert len(pids) == 1
+
+
 async def test_digests_are_of_what_came_out(transforms: Transforms) -> None:
     outcome = Outcome()
     plan = transforms.plan(["lines-loop"], Content.of(None))
@@ -172,6 +232,8 @@ async def test_digests_are_of_what_came_out(transforms: Transforms) -> None:
 def test_codings_are_undone_from_the_outermost(transforms_without_places: Transforms) -> None:
     assert len(transforms_without_places.decoders(["gzip", " ZSTD "])) == 2
     assert transforms_without_places.decoders(["identity"]) == []
+    with pytest.raises(UnsupportedContentEncoding, match="more than"):
+        transforms_without_places.decoders(["gzip"] * 5)
     with pytest.raises(UnsupportedContentEncoding, match="'br'"):
         transforms_without_places.decoders(["gzip", "br"])
 
