@@ -66,6 +66,11 @@ class RequestScope:
         self._lasts = False
         timeouts.enter(self)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was ended from outside; also by a deadline that has passed while Trio has not looked yet."""
+        return self.reason is not None if self._timeouts is not None else self.scope.cancel_called
+
     def begin_moving(self) -> None:
         """A part of the answer is on its way: until `end_moving` the stall limit of the write counts instead."""
         if self._timeouts is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-type Fields = list[tuple[bytes, bytes]]
+type Fields = Sequence[tuple[bytes, bytes]]
 
 
 class OpenFile(Protocol):
@@ -32,7 +32,8 @@ class FilePart:
 
 @dataclass(slots=True)
 class Answer:
-    """headers: names in lower case, without ``Content-Length``, which follows from the body."""
+    """headers: names in lower case, without ``Content-Length``, which follows from the body; a tuple where many answers
+    have the same."""
 
     status: int
     headers: Fields

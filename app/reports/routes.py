@@ -90,20 +90,20 @@ def _told(modified: int) -> int:
 # The same for each request of a report, which is made anew for each: a thousand of them are kept.
 @lru_cache(maxsize=1024)
 def _fields_of(user_id: str, media_type: str, tag: str, modified: int) -> Fields:
-    return [
+    return (
         (b"content-type", media_type.encode("latin-1")),
         (b"content-disposition", content_disposition(user_id, media_type).encode("latin-1")),
         (b"accept-ranges", b"bytes"),
         (b"x-content-type-options", b"nosniff"),
         *_validator_fields_of(tag, modified),
-    ]
+    )
 
 
 @lru_cache(maxsize=1024)
 def _validator_fields_of(tag: str, modified: int) -> Fields:
-    return [
+    return (
         (b"etag", tag.encode()),
         (b"last-modified", format_date(modified).encode()),
         # A report is one user's, and may be replaced at any moment: only its own user keeps it, and asks each time.
         (b"cache-control", b"private, no-cache"),
-    ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -145,12 +146,12 @@ class Exchange:
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """ASGI's send, with what every answer carries."""
+        return self._send_whole(message) if message["type"] == WHOLE else self._send_part(message)
+
+    async def _send_part(self, message: Message) -> None:
         kind = message["type"]
-        if kind == WHOLE:
-            await self._send_whole(message)
-            return
         if kind == "http.response.start":
             # Held back until there is something to send after it: up to then a deadline can still be told.
             self._head = message
@@ -158,8 +159,9 @@ class Exchange:
         request = self.request
         head, self._head = self._head, None
         if head is not None:
-            if request.scope.cancel_called:  # which looks at the clock; Trio's own loop may not have yet
+            if request.has_ended:
                 await trio.lowlevel.checkpoint()
+            self._begin(head["status"])
             self._complete(head)
             request.begin_moving()
             await self._send(head)
@@ -192,28 +194,32 @@ class Exchange:
             request.end_moving()
 
     async def _send_whole(self, message: Message) -> None:
-        request = self.request
-        if request.scope.cancel_called:
+        request, body = self.request, message["body"]
+        if request.has_ended:
             await trio.lowlevel.checkpoint()
-        self._complete(message)
+        self._begin(message["status"])
         self.finishing = self.peer is None
         if self.scope["method"] != "HEAD":
-            self.body_bytes = len(message["body"])
+            self.body_bytes = len(body)
         request.begin_moving()
         if WHOLE in self.scope["extensions"]:
+            message["own"], message["close"] = self._own(), self._closes
             await self._send(message)
         else:
+            self._complete(message)
             headers, status = message["headers"], message["status"]
             if self._length() is None and status not in {204, 304}:
-                headers = [*headers, (b"content-length", b"%d" % len(message["body"]))]
+                headers = [*headers, (b"content-length", b"%d" % len(body))]
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": message["body"], "more_body": False})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
         self.finished = True
 
-    def _complete(self, head: Message) -> None:
-        self.status = head["status"]
+    def _begin(self, status: int) -> None:
+        self.status = status
         self.started = True
         self._first_byte = trio.current_time()
+
+    def _complete(self, head: Message) -> None:
         self._headers_sent = head["headers"] = [*head["headers"], *self._headers()]
 
     async def send_problem(self, error: SluiceError) -> None:
@@ -226,14 +232,21 @@ class Exchange:
         return next((int(value) for name, value in self._headers_sent if name.lower() == b"content-length"), None)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = self._own()
+        if self._closes and self.scope["http_version"].startswith("1"):
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _own(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self.request.id.encode())]
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.traceparent.encode()))
-        # A request that was cancelled is its connection's last.
-        ending = self._gate.draining or self.request.reason is not None
-        if ending and self.scope["http_version"].startswith("1"):
-            headers.append((b"connection", b"close"))
         return headers
+
+    @property
+    def _closes(self) -> bool:
+        """A request that was cancelled is its connection's last."""
+        return self._gate.draining or self.request.reason is not None
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
@@ -317,7 +330,7 @@ class SocketExchange(Exchange):
             await self._send({"type": "websocket.close", "code": code, "reason": self.request.ended_by or ""})
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [field for field in super()._headers() if field[0] != b"connection"]
+        return self._own()
 
     @property
     def _method(self) -> str:

@@ -83,7 +83,7 @@ async def _send(scope: Scope, send: Send, answer: Answer) -> None:
             data = file.read_nowait(start, stop)
             if data is None:
                 data = await file.read(start, stop)
-            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": data})
+            await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": data})
         else:
             await _send_large(
                 scope, send, {"type": "http.response.start", "status": answer.status, "headers": headers}, part

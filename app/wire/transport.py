@@ -121,7 +121,12 @@ class PlainTransport:
                 return data
 
     def write(self, buffers: Sequence[Buffer]) -> Buffer:
-        sent = self._write(buffers)
+        try:
+            sent = os.writev(self._descriptor, buffers)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Gone from error
         if sent == sum(map(len, buffers)):
             return b""
         return memoryview(b"".join(buffers) if len(buffers) > 1 else buffers[0])[sent:]
@@ -130,7 +135,7 @@ class PlainTransport:
         left = memoryview(data)
         while left:
             await self._writable()
-            left = left[self._write((left,)) :]
+            left = self.write((left,))
 
     async def send_file(self, descriptor: int, start: int, count: int) -> None:
         while count:
@@ -164,15 +169,6 @@ class PlainTransport:
     def reset(self) -> None:
         _reset_at_close(self._stream)
         self.close()
-
-    def _write(self, buffers: Sequence[Buffer]) -> int:
-        """Bytes that the socket took; 0 where it is full."""
-        try:
-            return os.writev(self._descriptor, buffers)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise Gone from error
 
     def _send_piece(self, descriptor: int, start: int, count: int) -> int:
         """In a thread: bytes sent, 0 at the end of the file, -1 where the socket is full."""
