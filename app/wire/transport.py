@@ -101,7 +101,7 @@ class PlainTransport:
             # No system call is needed to know that there is nothing.
             if self._drained and not (stoppable and self._stopped):
                 if not self.watched.ready:
-                    self._turns = 0
+                    self._turns = -1  # whoever waits gives way
                 await self.watched.readable()
             try:
                 data = os.read(self._descriptor, READ_BYTES)
