@@ -32,6 +32,7 @@ class DrainGate:
         self._running: dict[RequestScope, None] = {}
         self._idle: trio.Event | None = None  # while somebody waits for it
         self._draining = trio.Event()
+        self._is_over = False
         self._over = trio.Event()
         self._finished = 0
         self._cut = 0
@@ -39,7 +40,7 @@ class DrainGate:
     def enter(self, request: RequestScope) -> None:
         r"""Counts ``request`` as running until it `leave`\ s; after `cut` it is cancelled at once."""
         self._running[request] = None
-        if self._over.is_set():
+        if self._is_over:
             request.cancel("shutdown")
 
     def leave(self, request: RequestScope) -> None:
@@ -58,6 +59,7 @@ class DrainGate:
 
     def cut(self) -> None:
         """Cancels every running request, for the reason ``shutdown``."""
+        self._is_over = True
         self._over.set()
         for request in self._running:
             request.cancel("shutdown")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -68,8 +68,8 @@ class Catalogue:
         self._database = database
         self._lookup = lookup
 
-    async def find(self, user_id: str) -> Entry | None:
-        return await self._lookup.get(user_id)
+    def find(self, user_id: str) -> Awaitable[Entry | None]:
+        return self._lookup.get(user_id)
 
     async def replace(self, user_id: str, blob: StoredBlob, media_type: str) -> Replaced | TooEarly:
         """Makes ``blob`` the newest report of ``user_id``, unless it is dated in the same second as the current one."""

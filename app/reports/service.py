@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
@@ -41,9 +42,9 @@ class Reports:
         self._catalogue = catalogue
         self._blobs = blobs
 
-    async def find(self, user_id: str) -> Entry | None:
+    def find(self, user_id: str) -> Awaitable[Entry | None]:
         """*Errors*: BadUserId, DatabaseUnavailable."""
-        return await self._catalogue.find(check_user_id(user_id))
+        return self._catalogue.find(check_user_id(user_id))
 
     async def open(self, user_id: str) -> Report:
         """*Errors*: BadUserId, ReportNotFound, ReportUnreadable, DatabaseUnavailable."""

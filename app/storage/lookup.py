@@ -40,10 +40,9 @@ class LookupStatistics:
 class _Batch[V]:
     """Keys that go into one query, and what came back for each."""
 
-    waiting: int = 0
     refusals: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
+    callers: dict[trio.lowlevel.Task, None] = field(default_factory=dict[trio.lowlevel.Task, None])
     found: dict[str, V] = field(default_factory=dict[str, V])
     failed: dict[str, Exception] = field(default_factory=dict[str, Exception])
     keys: dict[str, None] = field(default_factory=dict[str, None])
@@ -75,15 +74,18 @@ class Lookup[V]:
     async def get(self, key: str) -> V | None:
         """The value of ``key``, or None where there is none."""
         batch = self._join(key)
-        batch.waiting += 1
+        task = trio.lowlevel.current_task()
+        batch.callers[task] = None
         self._waiting += 1
-        try:
-            await batch.done.wait()
-        finally:
+
+        def abort(_: object) -> trio.lowlevel.Abort:
             self._waiting -= 1
-            batch.waiting -= 1
-            if not batch.waiting:
+            del batch.callers[task]
+            if not batch.callers:
                 self._abandon(batch)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
         if key in batch.failed:
             # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.
             raise _own(batch.failed[key])
@@ -118,7 +120,9 @@ class Lookup[V]:
                 batch = self._pending.pop(0)
                 with batch.scope:
                     await self._fetch(batch, list(batch.keys))
-                batch.done.set()
+                self._waiting -= len(batch.callers)
+                for task in batch.callers:
+                    trio.lowlevel.reschedule(task)
         finally:
             self._flying -= 1
 

@@ -43,7 +43,7 @@ class Boundary:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = SocketExchange if scope["type"] == "websocket" else Exchange
-        exchange = kind(scope, receive, send, self._gate, self._settings)
+        exchange = kind(scope, receive, send, self._gate, self._settings, self._timeouts.now)
         request = exchange.request
         token = current_request.set(request)
         self._gate.enter(request)
@@ -54,7 +54,7 @@ class Boundary:
                 if exchange.peer is not None:
                     exchange.peer.when_gone(exchange.peer_left)
                 if exchange.borrows:
-                    request.limit(self._timeouts)
+                    request.limit(self._timeouts, exchange.began)
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     self._set_deadline(exchange)
@@ -63,7 +63,8 @@ class Boundary:
             except BaseException as raised:  # noqa: BLE001 - what is not ours is raised anew
                 error = _answer_for(raised, exchange)
             else:
-                error = _ended(request)
+                if request.reason is not None or not exchange.borrows:
+                    error = _ended(request)
             if error is not None:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
                     if not exchange.started:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -32,13 +33,13 @@ class Server:
         self._settings = settings
         self._app: AsgiApp | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @inspect.markcoroutinefunction  # by which Hypercorn knows an ASGI application
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif self._app is None:
+            return self._live(receive, send)
+        if self._app is None:
             raise RuntimeError("Sluice needs a server that speaks the lifespan protocol of ASGI")
-        else:
-            await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
