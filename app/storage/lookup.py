@@ -13,6 +13,8 @@ from app.errors import DatabaseUnavailable, SluiceError
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
+# That a query waits for, of the event loop, once there is more than one caller.
+_TURNS = 2
 # In a row. Finding one bad key among the most takes nine; where everything is refused, no key is to blame.
 _MOST_REFUSALS = 64
 
@@ -52,8 +54,9 @@ class Lookup[V]:
     """Shares queries between the look-ups that wait at the same moment.
 
     A query starts when one of `_FLIGHTS` is free, and takes all keys that have arrived by then: alone, a look-up never
-    waits for company, and under load the queries grow instead of the queue. A look-up never joins a query that has
-    started, so that it sees every change that was committed before it asked.
+    waits for company; where there is some it waits for `_TURNS` more, so that under load the queries grow instead of
+    the queue. A look-up never joins a query that has started, so that it sees every change that was committed before
+    it asked.
 
     Bound: `_MOST_KEYS` keys a query, `_FLIGHTS` queries at once; those who wait are requests, bounded elsewhere.
     *Cancellation*: of one look-up leaves the others alone; the query is ended with the last that waits for it.
@@ -117,14 +120,20 @@ class Lookup[V]:
         """Runs batches until none is pending."""
         try:
             while self._pending:
-                batch = self._pending.pop(0)
-                with batch.scope:
-                    await self._fetch(batch, list(batch.keys))
-                self._waiting -= len(batch.callers)
-                for task in batch.callers:
-                    trio.lowlevel.reschedule(task)
+                if len(self._pending[0].callers) > 1:
+                    for _ in range(_TURNS):  # whoever is about to be woken may join
+                        await trio.lowlevel.checkpoint()
+                if self._pending:
+                    await self._answer(self._pending.pop(0))
         finally:
             self._flying -= 1
+
+    async def _answer(self, batch: _Batch[V]) -> None:
+        with batch.scope:
+            await self._fetch(batch, list(batch.keys))
+        self._waiting -= len(batch.callers)
+        for task in batch.callers:
+            trio.lowlevel.reschedule(task)
 
     async def _fetch(self, batch: _Batch[V], keys: list[str]) -> None:
         self._queries += 1
