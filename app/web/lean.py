@@ -48,6 +48,8 @@ class Connection(TrioASGIHTTPConnection):
         body = getattr(response, "response", None)
         if isinstance(body, DataBody):
             headers = encode_headers(response.headers)
+            if len(headers) == 1:  # its type, which is that of many others
+                headers = cast("Any", tuple(headers))
             message = {"type": WHOLE, "status": response.status_code, "headers": headers, "body": body.data}
             await cast("Send", send)(message)
         else:
@@ -141,6 +143,12 @@ class LeanQuart(QuartTrio):
     websocket_class = PulledWebsocket
     response_class = LeanResponse
     session_interface = _NoSessions()
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        """(Quart's own way goes through two more coroutines.)"""
+        if scope["type"] == "http":
+            return self.asgi_http_class(self, scope)(receive, send)
+        return self.asgi_app(scope, receive, send)
 
     def ensure_async(self, func: Any) -> Any:
         return func if _is_async(func) else super().ensure_async(func)
