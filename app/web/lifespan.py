@@ -46,7 +46,8 @@ class Server:
         started = False
         try:
             async with self._open_rooms() as app, trio.open_nursery() as nursery:
-                self._app = boundary = Boundary(app, self._gate, self._settings)
+                boundary = Boundary(app, self._gate, self._settings)
+                self._app = boundary.__call__
                 nursery.start_soon(boundary.run)
                 nursery.start_soon(write_requests)
                 started = True
