@@ -56,7 +56,7 @@ class Boundary:
                 if exchange.peer is not None:
                     exchange.peer.when_gone(exchange.peer_left)
                 if exchange.borrows:
-                    request.limit(self._timeouts, exchange.began)
+                    request.limit(self._timeouts, exchange.came)
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     self._set_deadline(exchange)

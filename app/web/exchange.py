@@ -33,8 +33,8 @@ class Exchange:
     """An HTTP request.
 
     given: the values of those of its fields that every request may have, several of one name joined by a comma.
-    began: when it came, on ``clock``. started: its answer has begun. finishing: all of it is on its way. finished: it
-    has been sent.
+    came: when, on ``clock``. started: its answer has begun. finishing: all of it is on its way. finished: it has been
+    sent.
     """
 
     __slots__ = (
@@ -48,9 +48,9 @@ class Exchange:
         "_receive",
         "_send",
         "_trailers_follow",
-        "began",
         "body_bytes",
         "borrows",
+        "came",
         "finished",
         "finishing",
         "given",
@@ -99,7 +99,7 @@ class Exchange:
         self._gate = gate
         self._limit = settings.max_upload
         self._clock = clock
-        self.began = clock()
+        self.came = clock()
         self._first_byte: float | None = None
         self._headers_sent: list[tuple[bytes, bytes]] = []
         self._head: Message | None = None
@@ -280,14 +280,14 @@ class Exchange:
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
-        first_byte, client, request, began = self._first_byte, self.scope.get("client"), self.request, self.began
+        first_byte, client, request, came = self._first_byte, self.scope.get("client"), self.request, self.came
         line = RequestLine(
             method=self._method,
             path=self.scope["path"],
             status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
             outcome=outcome,
-            ms=_milliseconds(self._clock() - began),
-            first_byte_ms=None if first_byte is None else _milliseconds(first_byte - began),
+            ms=_milliseconds(self._clock() - came),
+            first_byte_ms=None if first_byte is None else _milliseconds(first_byte - came),
             bytes=self.body_bytes,
             client=client[0] if client else None,
             request_id=request.id,
