@@ -22,44 +22,46 @@ class DrainStatistics:
 class DrainGate:
     """Every running request of a process, and the two signals of its end: please finish, and enough.
 
+    draining: no longer ready.
+
     Bound: one entry for each running request; their number is bounded by that of the connections.
     """
 
     def __init__(self) -> None:
-        self._running: dict[int, RequestScope] = {}
-        self._idle = trio.Event()
+        self.draining = False
+        self._running: dict[RequestScope, None] = {}
+        self._idle: trio.Event | None = None  # while somebody waits for it
         self._draining = trio.Event()
+        self._is_over = False
         self._over = trio.Event()
         self._finished = 0
         self._cut = 0
 
     def enter(self, request: RequestScope) -> None:
         r"""Counts ``request`` as running until it `leave`\ s; after `cut` it is cancelled at once."""
-        self._running[id(request)] = request
-        if self._over.is_set():
+        self._running[request] = None
+        if self._is_over:
             request.cancel("shutdown")
 
     def leave(self, request: RequestScope) -> None:
-        del self._running[id(request)]
-        if self._draining.is_set():
+        del self._running[request]
+        if self.draining:
             self._cut += request.reason == "shutdown"
             self._finished += request.reason != "shutdown"
-        if not self._running:
+        if self._idle is not None and not self._running:
             self._idle.set()
-            self._idle = trio.Event()
-
-    @property
-    def draining(self) -> bool:
-        return self._draining.is_set()
+            self._idle = None
 
     def start(self) -> None:
         """Not ready any more, and answers ask their clients to leave; requests still come and are served."""
+        self.draining = True
         self._draining.set()
 
     def cut(self) -> None:
         """Cancels every running request, for the reason ``shutdown``."""
+        self._is_over = True
         self._over.set()
-        for request in self._running.values():
+        for request in self._running:
             request.cancel("shutdown")
 
     async def wait_started(self) -> None:
@@ -71,6 +73,8 @@ class DrainGate:
     async def wait_idle(self) -> None:
         """Returns when no request runs. *Cancellation*: harmless."""
         while self._running:
+            if self._idle is None:
+                self._idle = trio.Event()
             await self._idle.wait()
 
     def statistics(self) -> DrainStatistics:

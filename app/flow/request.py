@@ -24,7 +24,7 @@ class RequestScope:
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
     """
 
-    __slots__ = ("_lasts", "_resources", "_seconds", "_timeouts", "id", "reason", "scope", "trace_id")
+    __slots__ = ("_lasts", "_moving", "_resources", "_seconds", "_timeouts", "id", "reason", "scope", "trace_id")
 
     def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
         self.id = id
@@ -33,6 +33,7 @@ class RequestScope:
         self.reason: Reason | None = None
         self._resources: ExitStack | None = None
         self._lasts = True
+        self._moving = False
         self._seconds = math.inf
         self._timeouts: Timeouts[RequestScope] | None = None
 
@@ -46,7 +47,7 @@ class RequestScope:
 
     def close(self) -> None:
         """The request has ended."""
-        if self._timeouts is not None:
+        if self._timeouts is not None and not self._moving:
             self._timeouts.leave(self)
         if self._resources is not None:
             self._resources.close()
@@ -60,15 +61,21 @@ class RequestScope:
         self._seconds = seconds
         self._lasts = lasts
 
-    def limit(self, timeouts: Timeouts[RequestScope]) -> None:
+    def limit(self, timeouts: Timeouts[RequestScope], now: float | None = None) -> None:
         """Ends the request by ``timeouts``, a limit that it shares with others and that does not last."""
         self._timeouts = timeouts
         self._lasts = False
-        timeouts.enter(self)
+        timeouts.enter(self, now)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was ended from outside; also by a deadline that has passed while Trio has not looked yet."""
+        return self.reason is not None if self._timeouts is not None else self.scope.cancel_called
 
     def begin_moving(self) -> None:
         """A part of the answer is on its way: until `end_moving` the stall limit of the write counts instead."""
         if self._timeouts is not None:
+            self._moving = True
             self._timeouts.leave(self)
         elif not self._lasts:
             self.scope.deadline = math.inf
@@ -76,6 +83,7 @@ class RequestScope:
     def end_moving(self) -> None:
         """It has left: time starts anew."""
         if self._timeouts is not None:
+            self._moving = False
             self._timeouts.enter(self)
         elif not self._lasts:
             self.scope.deadline = trio.current_time() + self._seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -75,9 +75,9 @@ class Catalogue:
 
     # -- finding -------------------------------------------------------------------------------------------------------
 
-    async def find(self, user_id: str) -> Entry | None:
+    def find(self, user_id: str) -> Awaitable[Entry | None]:
         """The newest."""
-        return await self._lookup.get(user_id)
+        return self._lookup.get(user_id)
 
     async def find_version(self, user_id: str, version: int) -> Entry | None:
         current = await self.find(user_id)

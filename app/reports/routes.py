@@ -118,7 +118,7 @@ def _json(body: object, status: int = 200) -> Response:
 
 def _answer(method: str, fields: Mapping[str, str], report: Report) -> Answer:
     if not fields:  # nearly always
-        return _content(report, Whole())
+        return Answer(200, report_fields(report), FilePart(report.blob, 0, report.blob.size))
     match evaluate(fields, report.validators):
         case Verdict.FAILED:
             raise PreconditionFailed("the report is not, or no longer, the one that the request's conditions name")

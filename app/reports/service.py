@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterable, Collection, Mapping
+from collections.abc import AsyncIterable, Awaitable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -60,9 +60,9 @@ class Reports:
         self._catalogue = catalogue
         self._blobs = blobs
 
-    async def find(self, user_id: str) -> Entry | None:
+    def find(self, user_id: str) -> Awaitable[Entry | None]:
         """*Errors*: BadUserId, DatabaseUnavailable."""
-        return await self._catalogue.find(check_user_id(user_id))
+        return self._catalogue.find(check_user_id(user_id))
 
     async def versions(self, user_id: str) -> list[Entry]:
         """The versions that there are, newest first. *Errors*: BadUserId, ReportNotFound, DatabaseUnavailable."""

@@ -84,7 +84,7 @@ class LocalBlobs:
         fixed: whether nobody writes to the file but us, who never do: one that was `incoming`.
         """
         file = self._files.get(path, self._clock(), looking=path in self._looks, fixed=fixed)
-        return None if file is None else Blob(file, self._files, self._threads)
+        return None if file is None else Blob(file, self._files, self._threads, fixed=fixed)
 
     async def open(self, path: str) -> Blob:
         """A lease, with a look at the file system where it is due: one for all who want the same path.

@@ -13,6 +13,8 @@ from app.errors import DatabaseUnavailable, SluiceError
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
+# That a query waits for, of the event loop, once there is more than one caller.
+_TURNS = 2
 # In a row. Finding one bad key among the most takes nine; where everything is refused, no key is to blame.
 _MOST_REFUSALS = 64
 
@@ -40,10 +42,9 @@ class LookupStatistics:
 class _Batch[V]:
     """Keys that go into one query, and what came back for each."""
 
-    waiting: int = 0
     refusals: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
+    callers: dict[trio.lowlevel.Task, None] = field(default_factory=dict[trio.lowlevel.Task, None])
     found: dict[str, V] = field(default_factory=dict[str, V])
     failed: dict[str, Exception] = field(default_factory=dict[str, Exception])
     keys: dict[str, None] = field(default_factory=dict[str, None])
@@ -53,8 +54,9 @@ class Lookup[V]:
     """Shares queries between the look-ups that wait at the same moment.
 
     A query starts when one of `_FLIGHTS` is free, and takes all keys that have arrived by then: alone, a look-up never
-    waits for company, and under load the queries grow instead of the queue. A look-up never joins a query that has
-    started, so that it sees every change that was committed before it asked.
+    waits for company; where there is some it waits for `_TURNS` more, so that under load the queries grow instead of
+    the queue. A look-up never joins a query that has started, so that it sees every change that was committed before
+    it asked.
 
     Bound: `_MOST_KEYS` keys a query, `_FLIGHTS` queries at once; those who wait are requests, bounded elsewhere.
     *Cancellation*: of one look-up leaves the others alone; the query is ended with the last that waits for it.
@@ -75,15 +77,18 @@ class Lookup[V]:
     async def get(self, key: str) -> V | None:
         """The value of ``key``, or None where there is none."""
         batch = self._join(key)
-        batch.waiting += 1
+        task = trio.lowlevel.current_task()
+        batch.callers[task] = None
         self._waiting += 1
-        try:
-            await batch.done.wait()
-        finally:
+
+        def abort(_: object) -> trio.lowlevel.Abort:
             self._waiting -= 1
-            batch.waiting -= 1
-            if not batch.waiting:
+            del batch.callers[task]
+            if not batch.callers:
                 self._abandon(batch)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
         if key in batch.failed:
             # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.
             raise _own(batch.failed[key])
@@ -115,12 +120,20 @@ class Lookup[V]:
         """Runs batches until none is pending."""
         try:
             while self._pending:
-                batch = self._pending.pop(0)
-                with batch.scope:
-                    await self._fetch(batch, list(batch.keys))
-                batch.done.set()
+                if len(self._pending[0].callers) > 1:
+                    for _ in range(_TURNS):  # whoever is about to be woken may join
+                        await trio.lowlevel.checkpoint()
+                if self._pending:
+                    await self._answer(self._pending.pop(0))
         finally:
             self._flying -= 1
+
+    async def _answer(self, batch: _Batch[V]) -> None:
+        with batch.scope:
+            await self._fetch(batch, list(batch.keys))
+        self._waiting -= len(batch.callers)
+        for task in batch.callers:
+            trio.lowlevel.reschedule(task)
 
     async def _fetch(self, batch: _Batch[V], keys: list[str]) -> None:
         self._queries += 1

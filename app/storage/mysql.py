@@ -135,7 +135,12 @@ class MysqlDatabase:
 
     @asynccontextmanager
     async def _lend(self) -> AsyncGenerator[MysqlConnection]:
-        async with self._permits:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._permits.acquire_nowait()
+        except trio.WouldBlock:
+            await self._permits.acquire()
+        try:
             connection = self._take_idle() or await self._open_one()
             try:
                 yield connection
@@ -148,6 +153,8 @@ class MysqlDatabase:
                     await self._close(connection)
                 else:
                     self._idle.append((trio.current_time(), connection))
+        finally:
+            self._permits.release()
 
     def _take_idle(self) -> MysqlConnection | None:
         """The connection used last, so that those which are not needed grow old; dead ones are dropped on the way."""

@@ -23,6 +23,8 @@ _STALE_SECONDS = 1.0
 _IDLE_SECONDS = 10.0
 _NEVER_CHECKED = float("-inf")
 _HEAD_BYTES = 16
+# Up to here the bytes of a file that nobody changes are kept with it.
+_CONTENT_BYTES = 64 * 1024
 # What a file system answers that knows no reads that must not wait (tmpfs, some network ones), or an old kernel.
 _CANNOT_NOWAIT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -38,9 +40,21 @@ class OpenFile:
     nowait: whether its file system is not known to refuse reads that must not wait; one that does, such as a network's,
     may let even a look at the descriptor wait.
     leases: its users. kept: whether a cache holds it. It is closed once there is neither.
+    content: all of it, where it is small, nobody writes to it, and somebody has read it.
     """
 
-    __slots__ = ("checked", "descriptor", "head", "identity", "kept", "leases", "modified_ns", "nowait", "size")
+    __slots__ = (
+        "checked",
+        "content",
+        "descriptor",
+        "head",
+        "identity",
+        "kept",
+        "leases",
+        "modified_ns",
+        "nowait",
+        "size",
+    )
 
     def __init__(self, descriptor: int, status: os.stat_result, checked: float) -> None:
         """*Errors*: OSError where the file cannot be read; the descriptor is then still the caller's."""
@@ -53,6 +67,7 @@ class OpenFile:
         self.nowait = _reads_nowait(descriptor)
         self.leases = 0
         self.kept = False
+        self.content: bytes | None = None
 
     def changed(self) -> bool:
         """Whether it was written, renamed or removed since it was looked at; False where looking might wait."""
@@ -61,6 +76,7 @@ class OpenFile:
     def suspect(self) -> None:
         """Has it looked at again before anybody else gets it."""
         self.checked = _NEVER_CHECKED
+        self.content = None
 
 
 def identity_of(status: os.stat_result) -> tuple[int, ...]:
@@ -89,7 +105,8 @@ class OpenFilesStatistics:
 class OpenFiles:
     """Open files by their path, which is anything that names one.
 
-    Bound: ``size`` files, the least recently used one leaves first; one that is in use is closed by its last user.
+    Bound: ``size`` files, and 64 KiB of content for each; the least recently used one leaves first; one that is in use
+    is closed by its last user.
     One that nobody asked for in 10 s leaves at the next `put` or `sweep`, as it may be the last thing that keeps a
     removed file on the disk.
     """
@@ -197,12 +214,15 @@ class Blob:
 
     size: bytes. modified_ns: nanoseconds since the epoch. identity: changes whenever the file is replaced or written.
     head: its first 16 bytes, enough to tell a media type. Closing is sync and idempotent.
+
+    fixed: whether nobody writes to the file: then what was read of a small one is kept for the next who asks.
     """
 
-    __slots__ = ("_descriptor", "_file", "_files", "_threads", "head", "identity", "modified_ns", "size")
+    __slots__ = ("_descriptor", "_file", "_files", "_fixed", "_threads", "head", "identity", "modified_ns", "size")
 
-    def __init__(self, file: OpenFile, files: OpenFiles, threads: ThreadPool) -> None:
+    def __init__(self, file: OpenFile, files: OpenFiles, threads: ThreadPool, *, fixed: bool = False) -> None:
         self._file = file
+        self._fixed = fixed
         self._files = files
         self._threads = threads
         self._descriptor = file.descriptor
@@ -217,11 +237,22 @@ class Blob:
         """For reading at an offset only, as it is shared; -1 once the lease is closed."""
         return self._descriptor
 
-    def read_nowait(self, start: int, stop: int) -> bytearray | None:
-        """Bytes ``start`` up to ``stop`` where the page cache has them all; None otherwise, also past the end.
+    def read_nowait(self, start: int, stop: int) -> bytes | bytearray | None:
+        """Bytes ``start`` up to ``stop`` where memory has them all; None otherwise, also past the end.
 
         It copies as long as the part is large: meant for one of `CHUNK_BYTES` at most. *Errors*: OSError.
         """
+        if not self._fixed or self.size > _CONTENT_BYTES:
+            return self._read_cached(start, stop)
+        content = self._file.content
+        if content is None:
+            if (read := self._read_cached(0, self.size)) is None:
+                return None
+            self._file.content = content = bytes(read)
+        return content[start:stop] if stop <= self.size else None
+
+    def _read_cached(self, start: int, stop: int) -> bytearray | None:
+        """From the page cache."""
         if not self._file.nowait:
             return None
         buffer = bytearray(stop - start)
@@ -255,6 +286,8 @@ class Blob:
         if len(data) < stop - start:
             self._file.suspect()
             raise BlobTruncated("the report became shorter while it was sent")
+        if self._fixed and stop - start == self.size <= _CONTENT_BYTES:
+            self._file.content = data
         return data
 
     @asynccontextmanager
@@ -278,6 +311,7 @@ class Blob:
     def close(self) -> None:
         if self._descriptor >= 0:
             self._descriptor = -1
+            self._fixed = False
             self._files.release(self._file)
 
 

@@ -28,4 +28,5 @@ def build_application(
         application.register_blueprint(blueprint)
     add_rules(application, short_routes)
     # Quart's own types of scope and events are narrower than ASGI's.
-    return ShortWay(cast("AsgiApp", application), short_routes)
+    # Methods are called in half the time that objects with such a method are.
+    return ShortWay(cast("AsgiApp", application.__call__), short_routes).__call__

@@ -45,14 +45,28 @@ class Boundary:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = SocketExchange if scope["type"] == "websocket" else Exchange
-        exchange = kind(scope, receive, send, self._gate, self._settings)
+        exchange = kind(scope, receive, send, self._gate, self._settings, self._timeouts.now)
         request = exchange.request
         token = current_request.set(request)
         self._gate.enter(request)
         error: SluiceError | None = None
         ended_outside = True
         try:
-            error = await self._run(exchange)
+            try:
+                if exchange.peer is not None:
+                    exchange.peer.when_gone(exchange.peer_left)
+                if exchange.borrows:
+                    request.limit(self._timeouts, exchange.came)
+                    await self._app(scope, exchange.receive, exchange.send)
+                else:
+                    self._set_deadline(exchange)
+                    with request.scope:
+                        await self._run_watched(exchange)
+            except BaseException as raised:  # noqa: BLE001 - what is not ours is raised anew
+                error = _answer_for(raised, exchange)
+            else:
+                if request.reason is not None or not (exchange.borrows and exchange.started):
+                    error = _verdict(exchange)
             if error is not None:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
                     if not exchange.begun:
@@ -66,38 +80,6 @@ class Boundary:
             # Where this is reached by a cancellation, that came from the server around us.
             exchange.log("shutdown" if ended_outside else exchange.outcome(error))
             current_request.reset(token)
-
-    async def _run(self, exchange: Exchange) -> SluiceError | None:
-        """Runs the application; what it has to answer for, or None.
-
-        *Cancellation*: from outside is passed on, unless a real error came with it, which is not lost.
-        """
-        request, peer = exchange.request, exchange.peer
-        try:
-            if peer is not None:
-                peer.when_gone(exchange.peer_left)
-            if exchange.borrows:
-                request.limit(self._timeouts)
-                await self._app(exchange.scope, exchange.receive, exchange.send)
-            else:
-                self._set_deadline(exchange)
-                with request.scope:
-                    await self._run_watched(exchange)
-        except BaseException as raised:
-            errors = real_errors(raised)
-            if all(isinstance(error, Exception) for error in errors):
-                if errors and all(isinstance(error, Disconnected) for error in errors):
-                    exchange.peer_vanished()
-                    return None
-                if errors:
-                    error = as_sluice_error(errors[0], exchange.scope["path"])
-                    _log_error(error, raised)
-                    return error
-                if not (exchange.borrows and request.reason is not None):
-                    raise
-            else:
-                raise
-        return _verdict(exchange)
 
     async def _run_watched(self, exchange: Exchange) -> None:
         if exchange.peer is not None:
@@ -116,6 +98,27 @@ class Boundary:
             # A transfer that keeps moving outlives the server's limit, but not what its client asked for.
             lasts=asked is not None and asked <= most,
         )
+
+
+def _answer_for(raised: BaseException, exchange: Exchange) -> SluiceError | None:
+    """What the application's end by ``raised`` has to be answered with.
+
+    Raises it anew where it is not ours: a cancellation from outside is passed on, unless a real error came with it,
+    which is not lost.
+    """
+    errors = real_errors(raised)
+    if not all(isinstance(error, Exception) for error in errors):
+        raise raised
+    if errors and all(isinstance(error, Disconnected) for error in errors):
+        exchange.peer_vanished()
+        return None
+    if errors:
+        error = as_sluice_error(errors[0], exchange.scope["path"])
+        _log_error(error, raised)
+        return error
+    if not (exchange.borrows and exchange.request.reason is not None):
+        raise raised
+    return _verdict(exchange)
 
 
 def _verdict(exchange: Exchange) -> SluiceError | None:

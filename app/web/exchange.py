@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -32,11 +33,12 @@ class Exchange:
     """An HTTP request.
 
     given: the values of those of its fields that every request may have, several of one name joined by a comma.
-    started: its answer has begun. finishing: all of it is on its way. finished: it has been sent.
+    came: when, on ``clock``. started: its answer has begun. finishing: all of it is on its way. finished: it has been
+    sent.
     """
 
     __slots__ = (
-        "_began",
+        "_clock",
         "_first_byte",
         "_gate",
         "_has_all",
@@ -48,6 +50,7 @@ class Exchange:
         "_trailers_follow",
         "body_bytes",
         "borrows",
+        "came",
         "finished",
         "finishing",
         "given",
@@ -61,7 +64,15 @@ class Exchange:
         "whole",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: DrainGate, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        gate: DrainGate,
+        settings: ServerSettings,
+        clock: Callable[[], float],
+    ) -> None:
         given: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in _READ_BY_US:
@@ -69,7 +80,7 @@ class Exchange:
         self.given = given
         self.scope = scope
         self.peer = peer = peer_of(scope)
-        self.trace = trace = continue_trace(given.get(b"traceparent"))
+        self.trace = trace = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
         # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
         borrowed = None if peer is None or b"sluice-deadline" in given else peer.scope
         self.borrows = borrowed is not None
@@ -87,7 +98,8 @@ class Exchange:
         self._send = send
         self._gate = gate
         self._limit = settings.max_upload
-        self._began = trio.current_time()
+        self._clock = clock
+        self.came = clock()
         self._first_byte: float | None = None
         self._headers_sent: list[tuple[bytes, bytes]] = []
         self._head: Message | None = None
@@ -159,12 +171,12 @@ class Exchange:
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """ASGI's send, with what every answer carries."""
+        return self._send_whole(message) if message["type"] == WHOLE else self._send_part(message)
+
+    async def _send_part(self, message: Message) -> None:
         kind = message["type"]
-        if kind == WHOLE:
-            await self._send_whole(message)
-            return
         if kind == "http.response.start":
             # Held back until there is something to send after it: up to then a deadline can still be told.
             self._head = message
@@ -172,9 +184,10 @@ class Exchange:
         request = self.request
         head, self._head = self._head, None
         if head is not None:
-            if request.scope.cancel_called:  # which looks at the clock; Trio's own loop may not have yet
+            if request.has_ended:
                 await trio.lowlevel.checkpoint()
             self._complete(head)
+            self._begin(head["status"])
             request.begin_moving()
             await self._send(head)
         last = not message.get("more_body", False) and not self._trailers_follow
@@ -206,29 +219,36 @@ class Exchange:
             request.end_moving()
 
     async def _send_whole(self, message: Message) -> None:
-        request = self.request
-        if request.scope.cancel_called:
+        request, body = self.request, message["body"]
+        if request.has_ended:
             await trio.lowlevel.checkpoint()
-        self._complete(message)
+        offered = WHOLE in self.scope["extensions"]
+        if offered:
+            message["own"], message["close"] = self._own(), self._closes
+        else:
+            self._complete(message)
+        self._begin(message["status"])
         self.finishing = self.peer is None
-        self.body_bytes = 0 if self.scope["method"] == "HEAD" else len(message["body"])
+        self.body_bytes = 0 if self.scope["method"] == "HEAD" else len(body)
         request.begin_moving()
-        if WHOLE in self.scope["extensions"]:
+        if offered:
             await self._send(message)
         else:
             headers, status = message["headers"], message["status"]
             if self._length() is None and status not in {204, 304}:
-                headers = [*headers, (b"content-length", b"%d" % len(message["body"]))]
+                headers = [*headers, (b"content-length", b"%d" % len(body))]
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": message["body"], "more_body": False})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
         self.finished = True
+
+    def _begin(self, status: int) -> None:
+        self.status = status
+        self.started = True
+        self._first_byte = self._clock()
 
     def _complete(self, head: Message) -> None:
         self._headers_sent = head["headers"] = [*head.get("headers", ()), *self._headers()]
-        self.status = head["status"]
-        self.started = True
         self._trailers_follow = head.get("trailers", False)
-        self._first_byte = trio.current_time()
 
     async def send_problem(self, error: SluiceError) -> None:
         document = problem(error, self.request.id)
@@ -241,26 +261,33 @@ class Exchange:
         return int(given) if given.isdigit() else None
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = self._own()
+        if self._closes and self.scope["http_version"].startswith("1"):
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _own(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self.request.id.encode())]
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.traceparent.encode()))
-        # A request that was cancelled is its connection's last.
-        ending = self._gate.draining or self.request.reason is not None
-        if ending and self.scope["http_version"].startswith("1"):
-            headers.append((b"connection", b"close"))
         return headers
+
+    @property
+    def _closes(self) -> bool:
+        """A request that was cancelled is its connection's last."""
+        return self._gate.draining or self.request.reason is not None
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
-        first_byte, client, request = self._first_byte, self.scope.get("client"), self.request
+        first_byte, client, request, came = self._first_byte, self.scope.get("client"), self.request, self.came
         line = RequestLine(
             method=self._method,
             path=self.scope["path"],
             status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
             outcome=outcome,
-            ms=round((trio.current_time() - self._began) * 1000, 3),
-            first_byte_ms=None if first_byte is None else round((first_byte - self._began) * 1000, 3),
+            ms=_milliseconds(self._clock() - came),
+            first_byte_ms=None if first_byte is None else _milliseconds(first_byte - came),
             bytes=self.body_bytes,
             client=client[0] if client else None,
             request_id=request.id,
@@ -275,10 +302,12 @@ class Exchange:
     def outcome(self, error: SluiceError | None) -> Outcome:
         """How it ended; ``error``: what it was answered with, if that is what it was."""
         if not self.finished:
-            if self.request.ended_by is None and error is not None and error.status < 500:
-                return "client_error"  # what came late was not what the route reads: its answer is cut
-            return self.request.ended_by or "error"
+            # What came late was not what the route reads: its answer is cut.
+            late = self.request.ended_by is None and error is not None and error.status < 500
+            return "client_error" if late else self.request.ended_by or "error"
         status = self.status or 0
+        if error is None and status < 400:
+            return "ok"
         match error:
             case DeadlineExceeded():
                 return "deadline"
@@ -288,6 +317,11 @@ class Exchange:
                 return "error"
             case _:
                 return "client_error" if status >= 400 else "ok"
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond. (`round` takes several times as long.)"""
+    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 def problem_fields(document: Problem) -> list[tuple[bytes, Any]]:

@@ -31,8 +31,10 @@ from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebs
 from app.web.short_way import send_answer
 from app.wire.asgi import WHOLE, Receive, Scope, Send
 
-# Paths and methods whose routes are remembered.
+# Paths and methods whose routes are remembered, requests whose routing is, names of fields; how long those may be.
 _MOST_FOUND = 1024
+_LONGEST_FOUND = 512
+_CONTENT_TYPE = "text/html; charset=utf-8"
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -51,6 +53,8 @@ class Connection(TrioASGIHTTPConnection):
         body = getattr(response, "response", None)
         if isinstance(body, DataBody):
             headers = encode_headers(response.headers)
+            if len(headers) == 1:  # its type, which is that of many others
+                headers = cast("Any", tuple(headers))
             message = {"type": WHOLE, "status": response.status_code, "headers": headers, "body": body.data}
             await cast("Send", send)(message)
         else:
@@ -60,10 +64,8 @@ class Connection(TrioASGIHTTPConnection):
         """(Quart's own way checks each field once more, one by one.)"""
         scope = cast("Any", self.scope)
         headers = Headers()
-        headers._list = [
-            ("Remote-Addr", (scope.get("client") or ("<local>",))[0]),
-            *((name.decode("latin-1").title(), value.decode("latin-1")) for name, value in scope["headers"]),
-        ]
+        headers._list = [(_title_of(name), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers._list.insert(0, ("Remote-Addr", (scope.get("client") or ("<local>",))[0]))
         return PulledRequest(
             scope["method"],
             scope["scheme"],
@@ -93,6 +95,18 @@ class LeanResponse(Response):
 
     automatically_set_content_length = False
 
+    def __init__(
+        self,
+        response: Any = None,
+        status: int | None = None,
+        headers: Any = None,
+        mimetype: str | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        if not (headers or mimetype or content_type):
+            content_type = _CONTENT_TYPE  # which Quart would look for first, and then put together
+        cast("Any", super()).__init__(response, status, headers, mimetype, content_type)
+
 
 class _NoSessions(SessionInterface):
     """Nothing is kept in cookies."""
@@ -106,7 +120,7 @@ class _NoSessions(SessionInterface):
 class _Adapter(MapAdapter):
     """Routing of one request; what a path and a method lead to does not change once the routes are there."""
 
-    found: dict[tuple[str, str, bool], Any]
+    found: dict[tuple[str, str, bool], Any]  # shared by all of an application
 
     def match(self, *arguments: Any, **options: Any) -> Any:
         if arguments or options != {"return_rule": True}:
@@ -117,7 +131,8 @@ class _Adapter(MapAdapter):
             found = super().match(return_rule=True)
             if len(self.found) >= _MOST_FOUND:
                 self.found.clear()
-            self.found[key] = found
+            if len(self.path_info) <= _LONGEST_FOUND:
+                self.found[key] = found
         return found[0], dict(found[1])
 
 
@@ -134,6 +149,12 @@ class LeanQuart(QuartTrio):
     response_class = LeanResponse
     session_interface = _NoSessions()
 
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        """(Quart's own way goes through two more coroutines.)"""
+        if scope["type"] == "http":
+            return self.asgi_http_class(self, scope)(receive, send)
+        return self.asgi_app(scope, receive, send)
+
     def ensure_async(self, func: Any) -> Any:
         return func if _is_async(func) else super().ensure_async(func)
 
@@ -142,10 +163,21 @@ class LeanQuart(QuartTrio):
         if request is None:
             return super().create_url_adapter(request)
         host = request.headers.get("Host", "localhost")
-        root, scheme, query = request.root_path, request.scheme, request.query_string.decode("latin-1")
-        adapter = _Adapter(self.url_map, host, root, "", scheme, request.path, request.method, query)
-        adapter.found = self._found
+        key = (host, request.root_path, request.scheme, request.path, request.method, request.query_string)
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            query = request.query_string.decode("latin-1")
+            adapter = _Adapter(self.url_map, host, request.root_path, "", request.scheme, *key[3:5], query)
+            adapter.found = self._found
+            if len(self._adapters) >= _MOST_FOUND:
+                self._adapters.clear()
+            if sum(map(len, key)) <= _LONGEST_FOUND:
+                self._adapters[key] = adapter
         return adapter
+
+    @cached_property
+    def _adapters(self) -> dict[tuple[Any, ...], _Adapter]:
+        return {}
 
     @cached_property
     def _found(self) -> dict[tuple[str, str, bool], Any]:
@@ -196,6 +228,15 @@ def _wanted(functions: Mapping[Any, Any], signal: Signal) -> bool:
 
 async def _no_push(path: str, headers: Headers) -> None:
     """Browsers have given it up."""
+
+
+def _title_of(name: bytes) -> str:
+    return _short_title_of(name) if len(name) <= _LONGEST_FOUND else name.decode("latin-1").title()
+
+
+@lru_cache(maxsize=1024)
+def _short_title_of(name: bytes) -> str:
+    return name.decode("latin-1").title()
 
 
 _is_async = lru_cache(maxsize=1024)(inspect.iscoroutinefunction)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -32,20 +33,21 @@ class Server:
         self._settings = settings
         self._app: AsgiApp | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @inspect.markcoroutinefunction  # by which Hypercorn knows an ASGI application
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif self._app is None:
+            return self._live(receive, send)
+        if self._app is None:
             raise RuntimeError("Sluice needs a server that speaks the lifespan protocol of ASGI")
-        else:
-            await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
         started = False
         try:
             async with self._open_rooms() as app, trio.open_nursery() as nursery:
-                self._app = boundary = Boundary(app, self._gate, self._settings)
+                boundary = Boundary(app, self._gate, self._settings)
+                self._app = boundary.__call__
                 nursery.start_soon(boundary.run)
                 nursery.start_soon(write_requests)
                 started = True

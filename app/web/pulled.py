@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Generator
 from functools import lru_cache
 from typing import Any, cast
 
+import trio
 from quart_trio.wrappers import TrioRequest, TrioWebsocket
 
 from app.errors import BodyTooLarge
@@ -77,8 +78,24 @@ class PulledMessages:
         return cast("bytes | str", message["text"] if message.get("bytes") is None else message["bytes"])
 
 
+class _LateLock:
+    """A lock that is made for the first who wants it: hardly any request parses a form."""
+
+    _lock: trio.Lock | None = None
+
+    async def __aenter__(self) -> None:
+        if self._lock is None:
+            self._lock = trio.Lock()
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        cast("trio.Lock", self._lock).release()
+
+
 class PulledRequest(TrioRequest):
     """Its body is put in by the connection."""
+
+    lock_class = cast("Any", _LateLock)
 
     @property
     def content_length(self) -> int | None:

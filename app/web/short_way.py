@@ -82,15 +82,16 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
             await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": part})
         return
     file, start, stop = part.file, part.start, part.stop
-    headers = [*answer.headers, (b"content-length", b"%d" % (stop - start))]
     try:
-        if scope["method"] == "HEAD":
-            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": b""})
-        elif stop - start <= _SMALL_BYTES:
+        if scope["method"] != "HEAD" and stop - start <= _SMALL_BYTES:
             data = file.read_nowait(start, stop)
             if data is None:
                 data = await file.read(start, stop)
-            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": data})
+            await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": data})
+            return
+        headers = [*answer.headers, (b"content-length", b"%d" % (stop - start))]
+        if scope["method"] == "HEAD":
+            await send({"type": WHOLE, "status": answer.status, "headers": headers, "body": b""})
         else:
             await _send_large(
                 scope, send, {"type": "http.response.start", "status": answer.status, "headers": headers}, part

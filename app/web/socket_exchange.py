@@ -48,7 +48,7 @@ class SocketExchange(Exchange):
             return
         if kind == "websocket.accept":
             self.started, self.status = True, 101
-            self._first_byte = trio.current_time()
+            self._first_byte = self._clock()
             message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
         elif kind == "websocket.send":
             self.body_bytes += len(message.get("bytes") or message.get("text") or b"")
@@ -66,7 +66,7 @@ class SocketExchange(Exchange):
         document = problem(error, self.request.id)
         headers = [*problem_fields(document), *self._headers(), (b"connection", b"close")]
         head = {"type": "websocket.http.response.start", "status": document.status, "headers": headers}
-        self._first_byte = trio.current_time()
+        self._first_byte = self._clock()
         self.body_bytes = len(document.body)
         with suppress(Disconnected):
             await self.send(head)
@@ -86,7 +86,7 @@ class SocketExchange(Exchange):
         return super().outcome(error)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        return [field for field in super()._headers() if field[0] != b"connection"]
+        return self._own()
 
     @property
     def _method(self) -> str:

@@ -16,7 +16,11 @@ type AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 PEER = "sluice.peer"
 """The extension (in ``scope["extensions"]``) under which a server of ours puts the request's `Peer`."""
 WHOLE = "sluice.response"
-"""The extension by which an answer whose body is at hand is sent in one message of that type: status, headers, body."""
+"""The extension by which an answer whose body is at hand is sent in one message of that type: status, headers, body.
+
+What headers come to that are a tuple is remembered, for answers that are given again and again. ``own``, where it is
+there, are headers of this answer alone, in lower case, none about the message or its date. ``close``: where it is true
+no further request is taken."""
 ZERO_COPY = "http.response.zerocopysend"
 """ASGI's extension by which a server sends a part of a file by itself."""
 

@@ -11,7 +11,7 @@ from app.errors import RequestTimeout, SluiceError
 from app.flow.timeouts import Timeouts
 from app.settings import ServerSettings
 from app.wire.asgi import AsgiApp, Scope
-from app.wire.exchange import SPARE_BYTES, Exchange
+from app.wire.exchange import SPARE_BYTES, Exchange, said_by
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.readiness import Readiness
 from app.wire.refusal import foreseen, no_answer, refuse
@@ -98,6 +98,7 @@ class Connection:
         "_lingers",
         "_mark_request",
         "_refused",
+        "_said",
         "_scope",
         "_shared",
         "_transport",
@@ -126,6 +127,7 @@ class Connection:
         # Clients ask the same again and again, to the byte: the last head that stood by itself, and what it says.
         self._head_bytes = b""
         self._head: RequestHead | None = None
+        self._said: Scope = {}  # by the head that came last
 
     async def run(self) -> bytes | None:
         """Serves until either side ends it. Bytes: the client speaks HTTP/2, or wants a WebSocket, and these are what
@@ -182,16 +184,20 @@ class Connection:
     async def _next_head(self) -> RequestHead | None:
         """None at the end, of whichever side, and where the client speaks HTTP/2."""
         inbound, shared = self._inbound, self._shared
+        buffered = inbound.buffered
+        nothing = bool(self._said) and not buffered  # of the next request, which is not the connection's first
+        begun = False
         try:
-            came = b""
-            if inbound.buffered:  # pipelined: the others' turn comes between two requests of one client
+            if buffered:  # pipelined: the others' turn comes between two requests of one client
                 await trio.lowlevel.checkpoint()
-            while (head := inbound.next_head()) is None:
-                if inbound.is_http2:
+            came = b""
+            while nothing or (head := inbound.next_head()) is None:
+                if not nothing and inbound.is_http2:
                     return None
-                if not inbound.head_begun:
+                if nothing or not inbound.head_begun:
                     shared.idle.enter(self)
-                elif self not in shared.heads:
+                elif not begun:
+                    begun = True
                     shared.idle.leave(self)
                     shared.heads.enter(self)
                 self._waiting = True
@@ -201,16 +207,20 @@ class Connection:
                 self._waiting = False
                 if not came:
                     return None
-                if came == self._head_bytes and not inbound.buffered:
-                    inbound.repeat_head()
+                if nothing and came == self._head_bytes:
                     return self._head
+                nothing = False
                 inbound.feed(came)
+            self._said = said_by(head, self._base)
             if came == inbound.last_head and not (inbound.buffered or head.chunked or head.content_length):
                 self._head_bytes, self._head = came, head
+            else:
+                self._head_bytes = b""
             return head
         finally:
             shared.idle.leave(self)
-            shared.heads.leave(self)
+            if begun:
+                shared.heads.leave(self)
 
     async def _exchange(self, head: RequestHead) -> bool:
         """Serves one request; whether another may follow."""
@@ -221,7 +231,7 @@ class Connection:
         transport.watched.on_gone = exchange.peer_left
         refused: SluiceError | None = None
         try:
-            await self._app(exchange.asgi_scope(self._base), exchange.receive, exchange.send)
+            await self._app(exchange.asgi_scope(self._said), exchange.receive, exchange.send)
         except Exception as raised:  # noqa: BLE001 - the application's bug: told, and no other connection's matter
             refused = foreseen(raised)
         finally:
@@ -234,14 +244,14 @@ class Connection:
         if transport.watched.gone or not exchange.complete:
             return False
         self._lingers = (
-            self._scope.cancel_called or not exchange.response.keeps_alive or not await self._skip_body(exchange)
+            self._scope.cancel_called
+            or not exchange.response.keeps_alive
+            or not (self._inbound.body_done or await self._skip_body(exchange))
         )
         return not self._lingers
 
     async def _skip_body(self, exchange: Exchange) -> bool:
         """Reads what is left of a body that nobody wanted; False where that is too much."""
-        if self._inbound.body_done:
-            return True
         if exchange.leaves_too_much:
             return False
         try:

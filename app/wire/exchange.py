@@ -82,24 +82,15 @@ class Exchange:
         self._over: trio.Event | None = None
         self._call: Callable[[], None] | None = None
 
-    def asgi_scope(self, base: Scope) -> Scope:
-        """``base``: what is the same for each request of the connection."""
-        head = self.head
+    def asgi_scope(self, said: Scope) -> Scope:
+        """said: what the connection and the head of the request say, as `said_by` has it."""
         extensions: dict[str, Any] = {PEER: self, WHOLE: _OFFERED}
         if self._transport.sends_files:
             extensions[ZERO_COPY] = _OFFERED
-        if head.wants_trailers:
+        if self.head.wants_trailers:
             extensions[TRAILERS] = _OFFERED
-        return {
-            **base,
-            "http_version": head.version,
-            "method": head.method,
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers.copy(),
-            "extensions": extensions,
-        }
+        # Copies, for applications may change what is theirs.
+        return {**said, "headers": self.head.headers.copy(), "extensions": extensions}
 
     # -- the peer ------------------------------------------------------------------------------------------------------
 
@@ -131,7 +122,8 @@ class Exchange:
         if self.complete or self.broken:
             await trio.lowlevel.checkpoint()  # who asks again and again must not keep the loop to itself
         else:
-            self._over = self._over or trio.Event()
+            if self._over is None:
+                self._over = trio.Event()
             await self._over.wait()
         return {"type": "http.disconnect"}
 
@@ -165,11 +157,24 @@ class Exchange:
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == WHOLE and not self.started:
+            return self._send_whole(message)
+        return self._send_part(message)
+
+    async def _send_whole(self, message: Message) -> None:
+        self._start = message
+        close = message.get("close", False) or (not self._inbound.body_done and self.leaves_too_much)
+        buffers = self.response.at_once(
+            message["status"], message["headers"], message["body"], close=close, own=message.get("own", ())
+        )
+        self.started = True
+        if (left := self._put(buffers)) is not None:
+            await left
+        self._finish()
+
+    async def _send_part(self, message: Message) -> None:
         match message["type"]:
-            case "sluice.response" if not self.started:
-                self._start = message
-                await self._send_body(message["body"], more=False)
             case "http.response.start" if not self.started:
                 self._start = message
             case "http.response.body" if self._start is not None and not self.complete:
@@ -242,24 +247,27 @@ class Exchange:
         # An answer that comes before its request is through ends the connection (RFC 9112 9.6), unless it is one that
         # goes on while the request does.
         close = (last or status >= 400) and not self._inbound.body_done and self.leaves_too_much
-        return self.response.begin(
-            status, start.get("headers", ()), size=size, close=close, trailers=self._trailers_follow
-        )
+        fields = list(start.get("headers", ()))  # whatever they are in: what they come to need not be remembered
+        return self.response.begin(status, fields, size=size, close=close, trailers=self._trailers_follow)
 
     async def _write(self, buffers: Sequence[Buffer]) -> None:
+        if (left := self._put(buffers)) is not None:
+            await left
+
+    def _put(self, buffers: Sequence[Buffer]) -> Awaitable[None] | None:
+        """Writes what goes without waiting; what has to be awaited after it, which is nearly always nothing."""
         if self.broken:
-            await self._lost()
+            return self._lost()
         try:
             rest = self._transport.write(buffers)
         except Gone:
-            await self._lost()
-        else:
-            self._writes += 1
-            if rest:
-                await self._guarded(self._transport.send(rest))
-            elif len(buffers[-1]) >= _YIELD_BYTES or self._writes % TURNS == 0:
-                # What never has to wait would keep the loop to itself.
-                await trio.lowlevel.checkpoint()
+            return self._lost()
+        self._writes += 1
+        if rest:
+            return self._guarded(self._transport.send(rest))
+        if len(buffers[-1]) >= _YIELD_BYTES or self._writes % TURNS == 0:
+            return _give_way()
+        return None
 
     async def _guarded(self, sending: Awaitable[None]) -> None:
         complete = False
@@ -280,3 +288,19 @@ class Exchange:
         self.peer_left()
         await trio.lowlevel.checkpoint()  # where whoever was told has cancelled us
         raise Disconnected("the client has left")
+
+
+async def _give_way() -> None:
+    await trio.lowlevel.checkpoint()  # what never has to wait would keep the loop to itself
+
+
+def said_by(head: RequestHead, base: Scope) -> Scope:
+    """The members of an ASGI scope that a head says, and those of its connection, ``base``."""
+    return {
+        **base,
+        "http_version": head.version,
+        "method": head.method,
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+    }

@@ -138,12 +138,6 @@ class Inbound:
             self.trailers = []
         return head
 
-    def repeat_head(self) -> None:
-        """A head came that was parsed before; it was not fed, nothing is ``buffered``, and it has no body."""
-        self._skipped = False
-        if self.trailers:
-            self.trailers = []
-
     def _head_length(self) -> int:
         """Bytes of the head at ``_at``, 0 while it is unfinished."""
         buffer, at = self._buffer, self._at

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
+from typing import cast
 
 from app.http.dates import format_date
 from app.wire.http1 import RequestHead
@@ -12,9 +15,10 @@ from app.wire.http1 import RequestHead
 type Buffer = bytes | bytearray | memoryview
 type Fields = Iterable[tuple[bytes, bytes]]
 
-_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 # What an application says of these is understood, and said in the way that fits the request.
 _FRAMING = frozenset((b"content-length", b"connection", b"transfer-encoding"))
+_BODILESS = frozenset((204, 304))
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -40,39 +44,44 @@ class Response:
         self.keeps_alive = head.keep_alive
         self.until_close = False
 
-    def begin(self, status: int, fields: Fields, *, size: int | None, close: bool, trailers: bool) -> bytes:
+    def begin(
+        self, status: int, fields: Fields, *, size: int | None, close: bool, trailers: bool, own: Fields = ()
+    ) -> bytes:
         """The head. size: of the whole body, where it is known though the fields don't say it.
 
-        close: no further request is taken. trailers: may follow the body.
+        close: no further request is taken. trailers: may follow the body. fields: what they come to is remembered
+        where they are a tuple, which an application gives again and again. own: those of this answer alone, in lower
+        case, none of them about the message or its date.
         *Errors*: BadAnswer, for what would be another message than was meant.
         """
         if not 200 <= status <= 999:
             raise BadAnswer(f"{status} is no status of an answer")
-        lines = [_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        length: int | None = None
-        dated = False
-        for given, value in fields:
-            name = given.lower()
-            if name in _FRAMING:
-                if name == b"content-length":
-                    length = _length(value, length)
-                elif name == b"connection":
-                    close = close or b"close" in value.lower()
-                continue
-            dated = dated or name == b"date"
-            lines.append(b"%b: %b" % (name, value))
-        if not dated:
-            lines.append(_date_line())
-        lines += self._frame(status, length, size, trailers=trailers)
+        section = _remembered(cast("Fields", fields)) if type(fields) is tuple else _section(fields)
+        text = section.text
+        length, close = section.length, close or section.closes
+        if own:
+            text += _joined([b"%b: %b\r\n" % field for field in own])
+        if not section.dated:
+            text += _date_line()
+        text += self._frame(status, length, size, trailers=trailers)
         self.keeps_alive = self._head.keep_alive and not close and not self.until_close
         if not self.keeps_alive:
-            lines.append(b"connection: close")
+            end = b"connection: close\r\n\r\n"
         elif self._head.version == "1.0":
-            lines.append(b"connection: keep-alive")
-        head = b"\r\n".join(lines)
-        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
-            raise BadAnswer("a line break in a header field of the answer")
-        return head + b"\r\n\r\n"
+            end = b"connection: keep-alive\r\n\r\n"
+        else:
+            end = b"\r\n"
+        return (_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + text + end
+
+    def at_once(self, status: int, fields: Fields, data: Buffer, *, close: bool, own: Fields = ()) -> Sequence[Buffer]:
+        """An answer whose body is ``data``, all of it. *Errors*: BadAnswer."""
+        head = self.begin(status, fields, size=len(data), close=close, trailers=False, own=own)
+        if self._bodiless:
+            return (head,)
+        if self._left != len(data):  # it was announced, or is by ``size``
+            raise BadAnswer("the answer's body is not as long as its Content-Length")
+        self._left = 0
+        return (head, data) if data else (head,)
 
     def body(self, data: Buffer) -> Sequence[Buffer]:
         """The buffers that carry ``data``; none where the answer has no body, as to a HEAD.
@@ -106,30 +115,66 @@ class Response:
         if not self._chunked or self._bodiless:
             return b""
         lines = [b"%b: %b\r\n" % (name.lower(), value) for name, value in trailers if self._trailers]
-        end = b"".join(lines)
-        if end.count(b"\n") != len(lines) or end.count(b"\r") != len(lines) or b"\0" in end:
-            raise BadAnswer("a line break in a trailer field of the answer")
-        return b"0\r\n%b\r\n" % end
+        return b"0\r\n%b\r\n" % _joined(lines)
 
-    def _frame(self, status: int, length: int | None, size: int | None, *, trailers: bool) -> list[bytes]:
+    def _frame(self, status: int, length: int | None, size: int | None, *, trailers: bool) -> bytes:
         """RFC 9112 6.1 to 6.3. An answer to HEAD says what one to GET would."""
         # Anew, for an answer before this one may have been a bad one.
         self._left, self._chunked, self.until_close = None, False, False
-        self._bodiless = self._head.method == "HEAD" or status in {204, 304}
+        self._bodiless = status in _BODILESS or self._head.method == "HEAD"
         if status == 204:
-            return []
+            return b""
         if length is None and (size or not self._bodiless):  # a body left out says nothing of its size (RFC 9110 8.6)
             length = size
         if length is not None and not (trailers and self._head.wants_trailers):
             self._left = length
-            return [b"content-length: %d" % length]
+            return b"content-length: %d\r\n" % length
         if status == 304:
-            return []
+            return b""
         if self._head.version == "1.0":
             self.until_close = not self._bodiless
-            return []
+            return b""
         self._chunked, self._trailers = True, trailers and self._head.wants_trailers
-        return [b"transfer-encoding: chunked"]
+        return b"transfer-encoding: chunked\r\n"
+
+
+@dataclass(slots=True)
+class _Section:
+    """What an application's fields come to: their lines without those of the framing, and what they say of it."""
+
+    text: bytes
+    length: int | None
+    closes: bool
+    dated: bool
+
+
+def _section(fields: Fields) -> _Section:
+    """*Errors*: BadAnswer."""
+    lines: list[bytes] = []
+    length: int | None = None
+    closes = dated = False
+    for given, value in fields:
+        name = given.lower()
+        if name in _FRAMING:
+            if name == b"content-length":
+                length = _length(value, length)
+            elif name == b"connection":
+                closes = closes or b"close" in value.lower()
+            continue
+        dated = dated or name == b"date"
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return _Section(_joined(lines), length, closes, dated)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    """*Errors*: BadAnswer, where one of them is more than a line."""
+    text = b"".join(lines)
+    if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        raise BadAnswer("a line break in a field of the answer")
+    return text
+
+
+_remembered = lru_cache(maxsize=1024)(_section)
 
 
 def _length(value: bytes, before: int | None) -> int:
@@ -146,5 +191,5 @@ def _date_line() -> bytes:
     global _date  # noqa: PLW0603 - a clock is the process's
     now = int(time.time())
     if _date[0] != now:
-        _date = (now, b"date: " + format_date(now).encode())
+        _date = (now, b"date: %b\r\n" % format_date(now).encode())
     return _date[1]

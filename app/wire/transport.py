@@ -102,7 +102,7 @@ class PlainTransport:
             # No system call is needed to know that there is nothing.
             if self._drained and not (stoppable and self._stopped):
                 if not self.watched.ready:
-                    self._turns = 0
+                    self._turns = -1  # whoever waits gives way
                 await self.watched.readable()
             try:
                 data = os.read(self._descriptor, READ_BYTES)
@@ -122,7 +122,12 @@ class PlainTransport:
                 return data
 
     def write(self, buffers: Sequence[Buffer]) -> Buffer:
-        sent = self._write(buffers)
+        try:
+            sent = os.writev(self._descriptor, buffers)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise Gone from error
         if sent == sum(map(len, buffers)):
             return b""
         return memoryview(b"".join(buffers) if len(buffers) > 1 else buffers[0])[sent:]
@@ -131,7 +136,7 @@ class PlainTransport:
         left = memoryview(data)
         while left:
             await self._writable()
-            left = left[self._write((left,)) :]
+            left = self.write((left,))
 
     async def send_file(self, descriptor: int, start: int, count: int) -> None:
         while count:
@@ -165,15 +170,6 @@ class PlainTransport:
     def reset(self) -> None:
         _reset_at_close(self._stream)
         self.close()
-
-    def _write(self, buffers: Sequence[Buffer]) -> int:
-        """Bytes that the socket took; 0 where it is full."""
-        try:
-            return os.writev(self._descriptor, buffers)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise Gone from error
 
     def _send_piece(self, descriptor: int, start: int, count: int) -> int:
         """In a thread: bytes sent, 0 at the end of the file, -1 where the socket is full."""

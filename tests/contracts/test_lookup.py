@@ -99,6 +99,18 @@ async def test_callers_that_arrive_together_share_a_query(queries: _Queries, cal
     assert len(queries.asked) == 1
 
 
+async def test_where_there_is_company_who_comes_within_a_turn_joins(
+    queries: _Queries, callers: _Callers, lookup: Lookup[str], nursery: trio.Nursery
+) -> None:
+    queries.go.set()
+    for key in ("a", "b"):
+        nursery.start_soon(lookup.get, key)
+    await trio.lowlevel.checkpoint()  # they have asked, and the query's turn is next
+    await trio.lowlevel.checkpoint()
+    assert await lookup.get("c") == "C"
+    assert [sorted(keys) for keys in queries.asked] == [["a", "b", "c"]]
+
+
 async def test_callers_for_one_key_ask_for_it_once(queries: _Queries, callers: _Callers) -> None:
     await callers.ask("a", "a", "b", "a")
     queries.go.set()

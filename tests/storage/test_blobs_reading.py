@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from app.flow.threads import ThreadPool
 from app.storage.blobs import CHUNK_BYTES, Blob, BlobTruncated, LocalBlobs
-from tests.storage.conftest import BYTES
+from tests.storage.conftest import BYTES, Clock
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
@@ -74,6 +75,60 @@ async def test_what_the_page_cache_does_not_have_is_read_in_a_thread(blobs: Loca
         assert await blob.read(0, CHUNK_BYTES) == BYTES[:CHUNK_BYTES]
         assert threads.hops == hops + 1
         assert blob.read_nowait(0, CHUNK_BYTES) == BYTES[:CHUNK_BYTES]  # is tried again
+
+
+@pytest.mark.parametrize("nowait", [True, False])
+async def test_a_small_file_that_nobody_changes_is_read_once(
+    blobs: LocalBlobs, folder: Path, threads: _Threads, monkeypatch: pytest.MonkeyPatch, nowait: bool
+) -> None:
+    (folder / "small.pdf").write_bytes(BYTES[:50_000])
+    with closing(await blobs.open("small.pdf")) as blob:
+        blob._file.nowait = nowait
+    with closing(_open(blobs, "small.pdf")) as blob:
+        assert await blob.read(0, blob.size) == BYTES[:50_000]
+    monkeypatch.setattr(os, "preadv", preadv := _Preadv(0))
+    with closing(_open(blobs, "small.pdf")) as blob:
+        hops = threads.hops
+        assert blob.read_nowait(0, blob.size) == BYTES[:50_000]
+        assert blob.read_nowait(7, 99) == BYTES[7:99]
+        assert await blob.read(7, 99) == BYTES[7:99]
+        assert blob.read_nowait(0, blob.size + 1) is None
+        assert (preadv.calls, threads.hops) == (0, hops)
+        with closing(_open(blobs, "small.pdf", fixed=False)) as other:
+            other._file.nowait = True
+            assert other.read_nowait(0, 5) == BYTES[:5]  # who does not know that it stays as it is has to look
+        assert preadv.calls == 1
+    with pytest.raises(OSError, match="descriptor"):
+        await blob.read(0, 5)
+
+
+async def test_a_small_file_is_read_anew_when_it_is_another(blobs: LocalBlobs, folder: Path, clock: Clock) -> None:
+    (folder / "small.pdf").write_bytes(b"old")
+    with closing(await blobs.open("small.pdf")):
+        pass
+    with closing(_open(blobs, "small.pdf")) as blob:
+        assert await blob.read(0, 3) == b"old"
+    (folder / "small.pdf").unlink()
+    (folder / "small.pdf").write_bytes(b"new")
+    clock.now += 1
+    with closing(await blobs.open("small.pdf")) as blob:
+        assert await blob.read(0, 3) == b"new"
+    with closing(_open(blobs, "small.pdf")) as blob:
+        assert await blob.read(0, 3) == b"new"
+
+
+async def test_a_large_file_is_not_kept_in_memory(blobs: LocalBlobs) -> None:
+    with closing(await blobs.open("a.pdf")):
+        pass
+    with closing(_open(blobs, "a.pdf")) as blob:
+        assert await blob.read(0, blob.size) == BYTES
+        assert blob._file.content is None
+
+
+def _open(blobs: LocalBlobs, path: str, *, fixed: bool = True) -> Blob:
+    blob = blobs.open_nowait(path, fixed=fixed)
+    assert blob is not None
+    return blob
 
 
 class _Preadv:

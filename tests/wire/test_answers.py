@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
 
@@ -57,6 +60,19 @@ async def test_a_large_answer_comes_whole(tls: bool) -> None:
             answered = await client.ask(get(path))
             assert answered.body == piece * 64
             assert not answered.closes
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+async def test_fields_may_come_in_any_iterable_also_of_lists(kind: Callable[[Any], Any]) -> None:
+    """As ASGI has them."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": kind([[b"x-field", b"1"]])})
+        await end(send, b"data")
+
+    async with open_server(app) as server, server.connect() as client:
+        answered = await client.ask(GET)
+        assert (answered.fields[b"x-field"], answered.body) == (b"1", b"data")
 
 
 @pytest.mark.parametrize("size", [3, 100_000])

@@ -433,3 +433,16 @@ async def test_a_server_that_is_cancelled_closes_all(tls: bool) -> None:
     assert shared.open == set()
     assert shared.count == 0
     assert shared.readiness._watched == {}
+
+
+async def test_an_application_may_give_up_waiting_for_the_end_and_wait_again() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert not (await receive())["more_body"]
+        for _ in range(2):
+            with trio.CancelScope() as waiting:
+                waiting.cancel()
+                await receive()
+        await answer(send, b"not yet")
+
+    async with open_server(app) as server, server.connect() as client:
+        assert (await client.ask(GET)).body == b"not yet"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -230,6 +230,52 @@ def test_after_a_bad_answer_nothing_of_it_is_left() -> None:
     assert response.keeps_alive
     assert response.body(b"abcdef")[0] == b"6\r\n"
     assert response.end() == b"0\r\n\r\n"
+
+
+# -- an answer in one piece --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("data", [b"", b"data"])
+def test_a_whole_answer(kind: Callable[[Fields], Fields], data: bytes) -> None:
+    for number in range(3):  # what is remembered of a tuple is not what was another answer's own
+        response, own = Response(_MODERN), [(b"x-number", b"%d" % number)]
+        head, *body = response.at_once(200, kind([(b"X-Field", b"1")]), data, close=False, own=own)
+        fields = _fields(bytes(head))
+        assert fields.pop(b"date")
+        assert fields == {b"x-field": b"1", b"x-number": b"%d" % number, b"content-length": b"%d" % len(data)}
+        assert b"".join(body) == data
+        assert response.end() == b""
+        assert response.keeps_alive
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status", "fields"),
+    [(_HEAD, 200, [(b"content-length", b"4")]), (_MODERN, 304, [(b"content-length", b"4")]), (_MODERN, 204, [])],
+)
+def test_a_whole_answer_without_a_body(request_head: RequestHead, status: int, fields: Fields) -> None:
+    (head,) = Response(request_head).at_once(status, fields, b"data", close=False)
+    assert bytes(head).endswith(b"\r\n\r\n")
+    assert (b"content-length" in _fields(bytes(head))) == (status != 204)
+
+
+@pytest.mark.parametrize("length", [b"3", b"5", b"4x"])
+def test_a_whole_answer_of_another_length_than_announced_is_not_sent(length: bytes) -> None:
+    with pytest.raises(BadAnswer, match="Content-Length"):
+        Response(_MODERN).at_once(200, [(b"content-length", length)], b"data", close=False)
+
+
+@pytest.mark.parametrize("value", [b"a\r\nb", b"a\n", b"\r", b"\0"])
+def test_a_field_of_its_own_that_would_end_a_line_is_not_sent(value: bytes) -> None:
+    with pytest.raises(BadAnswer, match="line break"):
+        Response(_MODERN).at_once(200, (), b"data", close=False, own=[(b"x", value)])
+
+
+def test_fields_that_say_close_do_so_each_time() -> None:
+    for _ in range(2):
+        response, sent = _begin(_MODERN, (b"connection", b"close"))
+        assert not response.keeps_alive
+        assert _fields(sent)[b"connection"] == b"close"
 
 
 # -- trailers ----------------------------------------------------------------------------------------------------------
