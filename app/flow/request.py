@@ -33,7 +33,7 @@ class RequestScope:
         self.reason: Reason | None = None
         self._resources: ExitStack | None = None
         self._lasts = True
-        self._moving = False
+        self._moving = 0
         self._seconds = math.inf
         self._timeouts: Timeouts[RequestScope] | None = None
 
@@ -73,17 +73,22 @@ class RequestScope:
         return self.reason is not None if self._timeouts is not None else self.scope.cancel_called
 
     def begin_moving(self) -> None:
-        """A part of the answer is on its way: until `end_moving` the stall limit of the write counts instead."""
+        """A part of the answer, or of the body, is on its way: until `end_moving` the stall limit counts instead. Both
+        may be at once: one that waits for its client is not to be late because the other gets on."""
+        self._moving += 1
+        if self._moving > 1:
+            return
         if self._timeouts is not None:
-            self._moving = True
             self._timeouts.leave(self)
         elif not self._lasts:
             self.scope.deadline = math.inf
 
     def end_moving(self) -> None:
-        """It has left: time starts anew."""
+        """It has come or left: once nothing is on its way, time starts anew."""
+        self._moving -= 1
+        if self._moving:
+            return
         if self._timeouts is not None:
-            self._moving = False
             self._timeouts.enter(self)
         elif not self._lasts:
             self.scope.deadline = trio.current_time() + self._seconds

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from app.flow.request import Reason, RequestScope, current_request
+from app.flow.timeouts import Timeouts
 
 
 @contextmanager
@@ -49,6 +50,29 @@ async def test_a_deadline_that_does_not_last_is_lifted_while_the_answer_moves(au
             with moving(request):
                 await trio.sleep(1000)
     assert request.ended_by is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_comes_and_what_goes_may_move_at_once(autojump_clock: MockClock, *, shared: bool) -> None:
+    request = RequestScope("a")
+    timeouts: Timeouts[RequestScope] = Timeouts(5, RequestScope.expire)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timeouts.run)
+        if shared:
+            request.limit(timeouts)
+        else:
+            request.set_deadline(5, lasts=False)
+        with request.scope:
+            with moving(request):
+                for _ in range(3):
+                    with moving(request):
+                        await trio.sleep(4)
+                    await trio.sleep(100)  # the other one is still on its way
+            await trio.sleep_forever()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began == pytest.approx(317)
+    assert request.ended_by == "deadline"
 
 
 async def test_it_ends_an_answer_that_has_stopped_moving(autojump_clock: MockClock) -> None:
