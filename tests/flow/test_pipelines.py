@@ -145,6 +145,7 @@ async def test_a_stage_that_has_enough_ends_those_before_it_and_not_those_behind
     source = _Source([b"a", b"b", b"c"], ends=False)
     async with open_pipeline(source.chunks(), _upper, _first(2), _upper) as output:
         assert await _all(output) == [b"A", b"B"]
+        await trio.testing.wait_all_tasks_blocked()
         assert source.closed
 
 
