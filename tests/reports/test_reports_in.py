@@ -204,6 +204,17 @@ def test_conditions_are_those_of_what_is_replaced(any_site: Site, user: str) -> 
     assert any_site.delete(user, {"If-Match": any_site.get(user).fields["etag"]}).status == 204
 
 
+@pytest.mark.parametrize("query", ["version=1", "version=", "step=gunzip", "a=b&version=1"])
+def test_a_change_that_seems_meant_for_a_part_of_the_report_changes_nothing(site: Site, user: str, query: str) -> None:
+    site.put(user, b"first")
+    for answer in (site.put(f"{user}?{query}", b"second"), site.delete(f"{user}?{query}")):
+        _refusal(answer, 400, "bad-request")
+        assert "is for GET" in answer.problem["detail"]
+    assert [version["version"] for version in _versions(site, user)["versions"]] == [1]
+    assert site.get(user).body == b"first"
+    assert site.put(f"{user}?a=b", b"second").status == 200
+
+
 @pytest.mark.parametrize("user", ["gone", "folder"])
 def test_a_report_that_cannot_be_read_is_there_but_has_no_tag(any_site: Site, user: str) -> None:
     _refusal(any_site.put(user, b"x", {"If-None-Match": "*"}), 412, "precondition-failed")
