@@ -152,11 +152,15 @@ class Reports:
             _log.info("swept", removed=removed)
 
     async def _remove(self, paths: Collection[str]) -> None:
-        """Of files that nothing names any more; what is left when time is up is the next sweep's."""
+        """Of files that nothing names any more, after the commit: what is left when time is up, or cannot be removed,
+        is the next sweep's."""
         if paths:
             with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 for path in paths:
-                    await self._blobs.remove(path)
+                    try:
+                        await self._blobs.remove(path)
+                    except OSError as error:
+                        _log.warning("old file not removed", path=path, reason=error.strerror or str(error))
 
     async def _entry(self, user_id: str, version: int | None) -> Entry:
         check_user_id(user_id)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from app.errors import (
     BadUserId,
@@ -500,6 +501,38 @@ async def test_a_version_that_is_removed_between_its_row_and_its_file_is_told_as
         with pytest.raises(VersionNotFound):
             await reports.open("ada", 1)
         assert await _read(await reports.open("ada", 2)) == _SECOND
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["replaced", "deleted"])
+async def test_old_files_that_cannot_be_removed_are_logged_and_left_to_the_sweep(
+    database: Database, blobs: LocalBlobs, folder: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    async with open_catalogue(database, 3) as catalogue:
+        for number in range(3):
+            await _store(Reports(catalogue, blobs), b"%d" % number)
+    old = _files(folder)
+    refused: list[str] = []
+
+    def unlink(path: str, *_arguments: object, **_options: object) -> None:
+        refused.append(path)
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    async with open_catalogue(database, 1) as catalogue:
+        reports = Reports(catalogue, blobs)
+        monkeypatch.setattr(os, "unlink", unlink)
+        with capture_logs() as logs:
+            if deleted:
+                await reports.delete("ada")
+            else:
+                assert (await _store(reports, b"new")).version == 4
+        monkeypatch.undo()
+        lost = [line for line in logs if line["event"] == "old file not removed"]
+        assert {line["path"] for line in lost} == old
+        assert all(line["log_level"] == "warning" for line in lost)
+        assert len(refused) == 3
+        assert old <= _files(folder)
+        await reports.sweep()
+        assert len(_files(folder)) == (not deleted)
 
 
 # -- sweeping ----------------------------------------------------------------------------------------------------------
