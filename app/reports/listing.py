@@ -51,7 +51,8 @@ class Listing:
     async def stream(self) -> AsyncGenerator[AsyncIterator[list[Entry]]]:
         """All of them, straight from the database's cursor.
 
-        Bound: one batch is held; the database is read no faster than the batches are taken.
+        Bound: one batch is held; the database is read no faster than the batches are taken, on a connection of its own
+        (`Database.stream` has how many). *Errors*: Overloaded where that many are being read.
         """
         async with (
             self._database.stream(f"{_SELECT} ORDER BY user_id") as batches,

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,21 @@ def test_the_database_waits_for_a_client_that_does_not_read_and_the_query_ends_w
         wait_until(lambda: _states(mariadb) == ["Writing to net"], "the database is held back")
         client.reset()
     wait_until(lambda: _states(mariadb) == [], "the query has ended")
+
+
+def test_slow_readers_leave_connections_to_the_others_and_past_half_of_them_are_refused(many: SluiceProcess) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(many.port)) for _ in range(10)]  # of SLUICE_DB_POOL's 20
+        for client in clients:
+            client.get("/api/reports?format=ndjson")
+            assert client.read_head().status == 200
+        refused = ask(many.port, "GET", "/api/reports?format=csv")
+        assert (refused.status, refused.problem["type"]) == (503, "urn:sluice:error:overloaded")
+        assert int(refused.fields["retry-after"]) >= 1
+        assert ask(many.port, "GET", "/readyz").status == 200
+        assert ask(many.port, "GET", "/api/reports?limit=1").status == 200
+        clients[0].reset()
+        wait_until(lambda: ask(many.port, "GET", "/api/reports?format=csv").status == 200, "its place is free")
 
 
 def _states(mariadb: MariaDb) -> list[str]:
