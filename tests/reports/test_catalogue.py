@@ -14,7 +14,7 @@ from app.reports.entries import Entry
 from app.settings import DatabaseSettings
 from app.storage.blobs import StoredBlob
 from app.storage.database import Database
-from tests.conftest import open_migrated
+from tests.conftest import open_adopted, open_migrated
 from tests.mariadb import MariaDb
 
 _SECOND_NS = 10**9
@@ -168,6 +168,26 @@ async def test_in_a_table_without_regard_to_case_no_report_replaces_that_of_anot
         entry = await catalogue.find("Bob")
         assert entry is not None
         assert entry.path == "big.pdf"
+
+
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""])
+async def test_rows_that_name_no_user_or_no_file_are_no_entries(database_settings: DatabaseSettings, key: str) -> None:
+    columns = f"user_id VARCHAR(50) {key}, report_path VARCHAR(200)"
+    rows: list[tuple[str | None, str | None]] = [("ada", None), ("bob", "b.pdf"), ("None", None)]
+    rows += [] if key else [(None, "n.pdf"), (None, None), ("bob", None)]
+    async with open_adopted(database_settings, columns) as database, open_catalogue(database, _KEEP) as catalogue:
+        for row in rows:
+            await database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", row)
+        for user in ("ada", "None"):
+            assert await catalogue.find(user) is None
+            assert await catalogue.versions(user) == []
+            assert await catalogue.remove(user) is None
+        assert [entry.path for entry in await catalogue.versions("bob")] == ["b.pdf"]
+        replaced = await catalogue.replace("ada", _blob("new", 1), "application/pdf")
+        assert isinstance(replaced, Replaced)
+        assert (replaced.created, replaced.entry.version) == (True, 1)
+        assert await catalogue.find("ada") == replaced.entry
+        assert isinstance(await catalogue.replace("ada", _blob("newer", 2), "application/pdf"), Replaced)
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------
