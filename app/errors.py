@@ -130,6 +130,10 @@ class ReportUnreadable(SluiceError):
     name, status, title = "report-unreadable", 500, "Report unreadable"
 
 
+class ReportsUnwritable(SluiceError):
+    name, status, title = "reports-unwritable", 500, "Reports unwritable"
+
+
 class InsufficientStorage(SluiceError):
     name, status, title = "insufficient-storage", 507, "Insufficient storage"
 

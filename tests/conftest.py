@@ -51,6 +51,17 @@ async def open_migrated(settings: DatabaseSettings) -> AsyncGenerator[Database]:
         yield database
 
 
+@asynccontextmanager
+async def open_adopted(settings: DatabaseSettings, columns: str, options: str = "") -> AsyncGenerator[Database]:
+    """A database whose table of reports somebody else has made."""
+    async with open_migrated(settings) as database:
+        for table in ("user_reports", "report_versions", "sluice_schema"):
+            await database.execute(f"DROP TABLE {table}")
+        await database.execute(f"CREATE TABLE user_reports ({columns}) {options}")
+    async with open_migrated(settings) as database:
+        yield database
+
+
 @pytest.fixture
 async def database(database_settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Each kind of database in turn, migrated and open."""

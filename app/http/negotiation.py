@@ -32,8 +32,15 @@ def _range(element: str) -> tuple[str, str, float] | None:
     found = _RANGE.fullmatch(essence.lower())
     if found is None:
         return None
-    weights = [weight for parameter in parameters if (weight := _WEIGHT.fullmatch(parameter))]
-    return found[1], found[2], float(weights[-1][1]) if weights else 1.0
+    weights = [_WEIGHT.fullmatch(parameter) for parameter in parameters if _is_weight(parameter)]
+    if None in weights:
+        return None
+    return found[1], found[2], float(weights[-1][1]) if weights and weights[-1] else 1.0
+
+
+def _is_weight(parameter: str) -> bool:
+    """Whether it is meant as one."""
+    return parameter.partition("=")[0].rstrip(" \t") in {"q", "Q"}
 
 
 def _exactness(one: tuple[str, str, float], media_type: str) -> tuple[int, float] | None:

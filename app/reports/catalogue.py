@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.errors import DuplicateKey, QueryFailed
-from app.reports.entries import COLUMNS, Entry, entry_of, expired, files_of, newest, next_second, text
-from app.storage.database import Database, Transaction
+from app.errors import BadUserId, DuplicateKey, QueryFailed
+from app.reports.entries import COLUMNS, Entry, entries_of, entry_of, expired, files_of, newest, next_second, text
+from app.storage.database import Database, Scalar, Transaction
 from app.storage.incoming import StoredBlob
 from app.storage.lookup import Lookup, LookupStatistics, open_lookup
 
@@ -94,7 +95,7 @@ class Catalogue:
         current = await self.find(user_id)
         if current is None:
             return []
-        return [current, *(entry for entry in map(entry_of, earlier) if entry.version != current.version)]
+        return [current, *(entry for entry in entries_of(earlier) if entry.version != current.version)]
 
     async def named(self, paths: Sequence[str], settled: bool) -> set[str]:
         """Those of ``paths`` that a row names. ``settled``: once the transactions that are about to name them, or not,
@@ -128,6 +129,8 @@ class Catalogue:
 
         A row that is there is locked. Of one that is not there MySQL would lock the gap, in which others want to insert
         theirs: of several who want to be the first of a user, the key of the versions lets one through.
+
+        *Errors*: also BadUserId where an adopted column cannot keep ``user_id`` as it is.
         """
         there = await self.find(user_id) is not None
         try:
@@ -181,22 +184,29 @@ class Catalogue:
         return Removed(files_of([*history, current]))
 
     async def _write(self, transaction: Transaction, entry: Entry, *, new: bool) -> None:
-        values = (entry.path, entry.media_type, entry.size, entry.digest, entry.modified_ns, entry.version)
         if new:
-            await transaction.execute(
-                "INSERT INTO user_reports (report_path, media_type, size, digest, modified_ns, version, user_id)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*values, entry.user_id),
-            )
+            await self._insert(transaction, entry)
         else:
-            await transaction.execute(
-                "UPDATE user_reports SET report_path = ?, media_type = ?, size = ?, digest = ?, modified_ns = ?,"  # noqa: S608
-                f" version = ? WHERE {self._exactly}",
-                (*values, *self._key(entry.user_id)),
-            )
+            await transaction.execute(f"{_UPDATE} WHERE {self._exactly}", (*_values(entry), *self._key(entry.user_id)))
         if await self._read(transaction, entry.user_id) is None:
             # An adopted column of another type would keep "07" as 7, which is another user.
-            raise QueryFailed("the database cannot keep a user of that name", internal=f"user_id {entry.user_id!r}")
+            raise _not_to_be_kept(entry.user_id, "it becomes another one")
+
+    async def _insert(self, transaction: Transaction, entry: Entry) -> None:
+        try:
+            await transaction.execute(_INSERT, (*_values(entry), entry.user_id))
+        except DuplicateKey as error:
+            # An adopted row may be there that names no file, which is no entry.
+            empty = f"{_UPDATE} WHERE {self._exactly} AND report_path IS NULL"
+            if await transaction.execute(empty, (*_values(entry), *self._key(entry.user_id))):
+                return
+            if await self._lock(transaction, entry.user_id) is not None:
+                raise _Outrun from error  # by one who keeps no versions, such as the original
+            raise _not_to_be_kept(entry.user_id, error.internal) from error  # "07" beside 7, "bob" beside "Bob"
+        except QueryFailed as error:
+            if _OF_THE_USER.search(error.internal or ""):
+                raise _not_to_be_kept(entry.user_id, error.internal) from error
+            raise
 
     async def _record(
         self, transaction: Transaction, entry: Entry, previous: Entry | None, history: Sequence[Entry]
@@ -225,7 +235,7 @@ class Catalogue:
             await transaction.execute(sql, (versions[0].user_id, *(one.version for one in versions)))
 
     async def _history(self, transaction: Transaction, user_id: str) -> list[Entry]:
-        return [entry_of(row) for row in await transaction.fetch(_HISTORY, (user_id,))]
+        return list(entries_of(await transaction.fetch(_HISTORY, (user_id,))))
 
     async def _lock(self, transaction: Transaction, user_id: str) -> Entry | None:
         """The current entry; no other transaction changes it until this one ends."""
@@ -244,6 +254,22 @@ class Catalogue:
         return (user_id,) * self._exactly.count("?")
 
 
+def _not_to_be_kept(user_id: str, reason: str | None) -> BadUserId:
+    return BadUserId("the database cannot keep a user of that name", internal=f"user_id {user_id!r}: {reason}")
+
+
+def _values(entry: Entry) -> tuple[Scalar, ...]:
+    return (entry.path, entry.media_type, entry.size, entry.digest, entry.modified_ns, entry.version)
+
+
+# How a database says that an adopted column is of another type, or too short. SQLite names no column: only that of an
+# integer key is strict.
+_OF_THE_USER = re.compile(r"column \S*\buser_id\b|^datatype mismatch$")
+_INSERT = (
+    "INSERT INTO user_reports (report_path, media_type, size, digest, modified_ns, version, user_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_UPDATE = "UPDATE user_reports SET report_path = ?, media_type = ?, size = ?, digest = ?, modified_ns = ?, version = ?"
 _HISTORY = f"SELECT {COLUMNS} FROM report_versions WHERE user_id = ? ORDER BY version DESC"  # noqa: S608
 _RECORD = (
     "INSERT INTO report_versions (user_id, version, report_path, media_type, size, digest, modified_ns)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from app.storage.database import Row
@@ -44,10 +44,14 @@ def entry_of(row: Row) -> Entry:
     )
 
 
+def entries_of(rows: Iterable[Row]) -> Iterator[Entry]:
+    """Without the rows of an adopted table that name no user, or no file."""
+    return (entry_of(row) for row in rows if row[0] is not None and row[1] is not None)
+
+
 def newest(rows: Iterable[Row]) -> dict[str, Entry]:
     """Entries by user id. An adopted table without a key may hold several rows of a user: the last one counts."""
-    entries = (entry_of(row) for row in rows)
-    return {entry.user_id: entry for entry in entries}
+    return {entry.user_id: entry for entry in entries_of(rows)}
 
 
 def next_second(entry: Entry | None) -> int:

@@ -25,6 +25,7 @@ _FIELDS = frozenset(
 )
 _CHANGE_CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
 _DIGESTS = ("content-digest", "repr-digest")
+_SELECTING = ("version", "step")
 _MOST_VERSION = 2**63 - 1
 
 
@@ -55,6 +56,7 @@ def reports_blueprint(reports: Reports) -> Blueprint:
     @blueprint.put("/api/report/<user_id>")
     async def put_report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stores the body as the user's newest report; conditions and digests are honoured."""
+        _check_whole()
         media_type, digests = _announced()
         replaced = await reports.store(
             user_id, request.body, media_type, conditions=_given(_CHANGE_CONDITIONS), digests=digests
@@ -68,6 +70,7 @@ def reports_blueprint(reports: Reports) -> Blueprint:
     @blueprint.delete("/api/report/<user_id>")
     async def delete_report(user_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Removes all versions of the user's report; conditions are honoured."""
+        _check_whole()
         await reports.delete(user_id, _given(_CHANGE_CONDITIONS))
         response = Response(b"", 204)
         del response.headers["content-type"]
@@ -84,6 +87,14 @@ def reports_blueprint(reports: Reports) -> Blueprint:
 class Versions(msgspec.Struct):
     user_id: str
     versions: list[Description]
+
+
+def _check_whole() -> None:
+    """*Errors*: BadRequest where a change says that it is meant for a part of what there is: it would be for all."""
+    asked = parse_query(request.query_string)
+    for name in _SELECTING:
+        if name in asked:
+            raise BadRequest(f"{name}: is for GET; {request.method} is for the report as a whole")
 
 
 def _announced() -> tuple[str | None, list[bytes]]:

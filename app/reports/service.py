@@ -15,6 +15,7 @@ from app.errors import (
     DatabaseUnavailable,
     DigestMismatch,
     InsufficientStorage,
+    Overloaded,
     PreconditionFailed,
     QueryFailed,
     ReportNotFound,
@@ -36,6 +37,7 @@ _log = structlog.get_logger()
 
 _SECOND_NS = 10**9
 _TRIES = 5
+_RACE_SECONDS = 10.0
 _CLEANUP_SECONDS = 10.0
 _NOT_KNOWN = Validators("", 0, modified_is_strong=False)
 
@@ -111,8 +113,9 @@ class Reports:
         4. that file is removed. Who is reading it has it open and gets it whole.
 
         *Cancellation*: waits for the thread; the old report stays, or, once the commit was begun, either.
-        *Errors*: BadUserId, PreconditionFailed, DigestMismatch, InsufficientStorage, OSError, DatabaseUnavailable; the
-        old report stays (of a commit whose answer was lost, either does).
+        *Errors*: BadUserId, PreconditionFailed, DigestMismatch, InsufficientStorage, ReportsUnwritable, Overloaded
+        where others get in before for too long, DatabaseUnavailable, and those of ``chunks``; the old report stays (of
+        a commit whose answer was lost, either does).
         """
         given = conditions or {}
         await self._expected(check_user_id(user_id), given)
@@ -130,13 +133,16 @@ class Reports:
     async def delete(self, user_id: str, conditions: Conditions | None = None) -> None:
         """Removes all versions: first the rows, then, where a crash leaves some of them to the next sweep, the files.
 
-        *Errors*: BadUserId, ReportNotFound, PreconditionFailed, DatabaseUnavailable.
+        *Errors*: BadUserId, ReportNotFound, PreconditionFailed, Overloaded, DatabaseUnavailable.
         """
+        race = _Race()
         removed: Removed | Changed | None = Changed()
         while isinstance(removed, Changed):
             await self._entry(user_id, None)
             expected = await self._expected(user_id, conditions or {})
             removed = await self._catalogue.remove(user_id, expected=expected)
+            if isinstance(removed, Changed):
+                race.lost()
         if removed is None:
             raise _not_found(user_id)
         await self._remove(removed.unnamed)
@@ -152,11 +158,15 @@ class Reports:
             _log.info("swept", removed=removed)
 
     async def _remove(self, paths: Collection[str]) -> None:
-        """Of files that nothing names any more; what is left when time is up is the next sweep's."""
+        """Of files that nothing names any more, after the commit: what is left when time is up, or cannot be removed,
+        is the next sweep's."""
         if paths:
             with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 for path in paths:
-                    await self._blobs.remove(path)
+                    try:
+                        await self._blobs.remove(path)
+                    except OSError as error:
+                        _log.warning("old file not removed", path=path, reason=error.strerror or str(error))
 
     async def _entry(self, user_id: str, version: int | None) -> Entry:
         check_user_id(user_id)
@@ -200,6 +210,7 @@ class Reports:
         self, user_id: str, blob: StoredBlob, media_type: str, conditions: Conditions, upload: Upload
     ) -> Replaced:
         """Tries again where another writer of the same report came in between, or made the database refuse for now."""
+        race = _Race()
         tries_left = _TRIES
         while True:
             in_doubt = upload.kept
@@ -210,9 +221,10 @@ class Reports:
                     case Replaced() as replaced:
                         return replaced
                     case TooEarly(not_before_ns):  # which means that the other one got on
+                        race.lost()
                         blob = await self._blobs.redate(blob, not_before_ns)
                     case Changed():  # likewise
-                        pass
+                        race.lost()
             except (QueryFailed, InsufficientStorage):
                 # Only now it is certain that no row names the file; a commit whose answer was lost may have been done.
                 if not in_doubt:
@@ -223,6 +235,18 @@ class Reports:
                 if not tries_left:
                     raise
                 _log.info("storing a report is tried again", user_id=user_id, reason=error.internal)
+
+
+class _Race:
+    """A change that others of the same report may get in before, for `_RACE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._end = trio.current_time() + _RACE_SECONDS
+
+    def lost(self) -> None:
+        """*Errors*: Overloaded, once that was for too long."""
+        if trio.current_time() >= self._end:
+            raise Overloaded("too many are changing the report", retry_after=1)
 
 
 def _not_found(user_id: str) -> ReportNotFound:

@@ -17,7 +17,7 @@ import trio
 
 from app.errors import StartError
 from app.flow.threads import ThreadPool
-from app.storage.incoming import StoredBlob, Upload, open_incoming
+from app.storage.incoming import StoredBlob, Upload, open_incoming, telling_why
 from app.storage.open_files import (
     CHUNK_BYTES,
     Blob,
@@ -112,7 +112,7 @@ class LocalBlobs:
         return await sweep(self._directory, self._threads, named, self._files.drop)
 
     async def redate(self, blob: StoredBlob, modified_ns: int) -> StoredBlob:
-        """Gives a file that nobody reads yet another modification time."""
+        """Gives a file that nobody reads yet another modification time. *Errors*: ReportsUnwritable."""
         self._files.forget(await self._threads.run(partial(self._redate, blob.path, modified_ns)))
         return replace(blob, modified_ns=modified_ns)
 
@@ -207,8 +207,9 @@ class LocalBlobs:
 
     def _redate(self, path: str, modified_ns: int) -> tuple[int, int]:
         file = self._directory / path
-        os.utime(file, ns=(modified_ns, modified_ns))
-        return file_id(file.stat())
+        with telling_why():
+            os.utime(file, ns=(modified_ns, modified_ns))
+            return file_id(file.stat())
 
     def _remove(self, path: str) -> tuple[int, int] | None:
         root = os.path.realpath(self._directory)

@@ -22,14 +22,15 @@ class DatabaseStatistics:
     """Connections of one process, and what became of them.
 
     size: connections at most. open: now, idle ones included. idle: open and unused. waiting: callers that wait for
-    one. opened, discarded, killed: since the start: connections made, connections thrown away because they broke or
-    their query was cancelled, and queries ended on the server.
+    one. streams: how many of the connections streams hold. opened, discarded, killed: since the start: connections
+    made, connections thrown away because they broke or their query was cancelled, and queries ended on the server.
     """
 
     size: int
     open: int
     idle: int
     waiting: int
+    streams: int
     opened: int
     discarded: int
     killed: int
@@ -67,8 +68,10 @@ class Database(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Rows]]:
         """The rows of a query in batches of at most ``batch``, straight from a cursor.
 
-        Bound: one batch is held; the database is read no faster than the batches are taken. Leaving early ends the
-        query.
+        Bound: one batch is held; the database is read no faster than the batches are taken. Streams hold half of the
+        connections at most (`StreamPlaces`). Leaving early ends the query and gives the place back.
+
+        *Errors*: Overloaded, at once, where that many are being read.
         """
         ...
 

@@ -19,10 +19,13 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import structlog
 import trio
 
-from app.errors import InsufficientStorage
+from app.errors import InsufficientStorage, ReportsUnwritable
 from app.flow.threads import ThreadPool
+
+_log = structlog.get_logger()
 
 INCOMING = ".incoming"
 TEMPORARY_NAME = re.compile(r"[0-9a-f]{32}(\.[a-z0-9+_-]{1,16})?")
@@ -56,7 +59,8 @@ def is_stored_path(path: str) -> bool:
 async def open_incoming(directory: Path, threads: ThreadPool) -> AsyncGenerator[Upload]:
     """A new file below ``directory``, locked until the block ends, and then removed unless it is to be kept.
 
-    *Errors*: InsufficientStorage, OSError. *Cancellation*: waits for the thread; the file is removed all the same.
+    *Errors*: InsufficientStorage, ReportsUnwritable. *Cancellation*: waits for the thread; the file is removed all the
+    same, or, where it cannot be, which is logged, by the next sweep.
     """
     file = await threads.run(partial(_create, directory))
     try:
@@ -65,6 +69,8 @@ async def open_incoming(directory: Path, threads: ThreadPool) -> AsyncGenerator[
         try:
             with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 await threads.run(file.close)
+        except OSError as error:
+            _log.warning("upload not removed", reason=str(error))
         finally:
             file.release()
 
@@ -77,7 +83,7 @@ class Upload:
     Bound: `_PART_BYTES` and the last chunk are held. One task at a time.
 
     *Cancellation*: waits for the thread. *Errors*: InsufficientStorage where the disk, a quota or a limit is full;
-    OSError.
+    ReportsUnwritable where it is read-only, broken or gone.
     """
 
     def __init__(self, file: _File, threads: ThreadPool) -> None:
@@ -134,7 +140,7 @@ class _File:
         self._size = 0
 
     def append(self, part: bytearray) -> None:
-        with memoryview(part) as left, _telling_when_full():
+        with memoryview(part) as left, telling_why():
             self.hash.update(left)
             self._size += len(left)
             at = 0
@@ -145,7 +151,7 @@ class _File:
         name = self._name + suffix
         relative = f"{name[:2]}/{name}"
         final = self._directory / relative
-        with _telling_when_full():
+        with telling_why():
             os.fsync(self._descriptor)
             final.parent.mkdir(exist_ok=True)
             self._path.rename(final)
@@ -171,18 +177,20 @@ class _File:
 
 
 @contextmanager
-def _telling_when_full() -> Generator[None]:
+def telling_why() -> Generator[None]:
+    """*Errors*: InsufficientStorage, ReportsUnwritable in place of any OSError; the path is for the log only."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise InsufficientStorage("there is no room for the report", internal=error.strerror or str(error)) from error
+        if error.errno in _FULL:
+            reason = error.strerror or str(error)
+            raise InsufficientStorage("there is no room for the report", internal=reason) from error
+        raise ReportsUnwritable("the reports folder cannot be written to", internal=str(error)) from error
 
 
 def _create(directory: Path) -> _File:
     incoming = directory / INCOMING
-    with _telling_when_full():
+    with telling_why():
         incoming.mkdir(exist_ok=True)
         while True:
             name = secrets.token_hex(16)

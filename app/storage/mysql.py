@@ -16,6 +16,7 @@ from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
 from app.storage.database import DatabaseStatistics, Rows, Scalar
 from app.storage.mysql_connection import MysqlConnection, connect, tls_context
+from app.storage.stream_places import StreamPlaces
 
 _log = structlog.get_logger()
 
@@ -53,9 +54,10 @@ async def open_mysql(settings: DatabaseSettings) -> AsyncGenerator[MysqlDatabase
 class MysqlDatabase:
     """`Database` over a pool of at most ``settings.pool`` connections.
 
-    Bound: the pool's size, and one connection more that only ends queries. Callers past it wait, in order. A
-    connection that broke, or whose statement was cancelled, is thrown away; one that is idle for `_IDLE_SECONDS` or
-    older than `_AGE_SECONDS` is closed. While the server is away, callers fail at once between tries.
+    Bound: the pool's size, half of it for streams, and one connection more that only ends queries. Callers past it
+    wait, in order; streams are refused. A connection that broke, or whose statement was cancelled, is thrown away; one
+    that is idle for `_IDLE_SECONDS` or older than `_AGE_SECONDS` is closed. While the server is away, callers fail at
+    once between tries.
     """
 
     dialect: Literal["mysql", "sqlite"] = "mysql"
@@ -64,6 +66,7 @@ class MysqlDatabase:
         self._settings = settings
         self._connect = partial(connect, settings, tls_context(settings))
         self._permits = trio.Semaphore(settings.pool, max_value=settings.pool)
+        self._places = StreamPlaces(settings.pool)
         self._idle: deque[tuple[float, MysqlConnection]] = deque()
         self._backoff = Backoff()
         self._killer = _Killer(self._connect)
@@ -84,10 +87,11 @@ class MysqlDatabase:
     async def stream(
         self, sql: str, parameters: Sequence[Scalar] = (), *, batch: int = 500
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
-        async with self._lend() as connection:
-            fetchmany = await connection.open_cursor(sql, parameters)
-            async with aclosing(_batches(connection, fetchmany, batch)) as batches:
-                yield batches
+        with self._places.take():
+            async with self._lend() as connection:
+                fetchmany = await connection.open_cursor(sql, parameters)
+                async with aclosing(_batches(connection, fetchmany, batch)) as batches:
+                    yield batches
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MysqlConnection]:
@@ -111,6 +115,7 @@ class MysqlDatabase:
             open=self._open,
             idle=len(self._idle),
             waiting=self._permits.statistics().tasks_waiting,
+            streams=self._places.taken,
             opened=self._opened,
             discarded=self._discarded,
             killed=self._killer.killed,

@@ -173,7 +173,8 @@ class _Cursor(trio_mysql.cursors.Cursor):  # pyright: ignore[reportUntypedBaseCl
 
 
 class _StreamingCursor(trio_mysql.cursors.SSCursor):  # pyright: ignore[reportUntypedBaseClass]
-    _defer_warnings = True
+    async def _show_warnings(self) -> None:
+        """Likewise; this cursor would fetch them whatever is deferred, also those of the statement before its own."""
 
 
 class MysqlConnection:

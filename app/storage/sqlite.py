@@ -14,6 +14,7 @@ import trio
 from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed, StartError
 from app.flow.threads import ThreadPool
 from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
+from app.storage.stream_places import StreamPlaces
 
 _READERS = 4
 # How long a thread may sleep in SQLite while another process holds a lock. That sleep cannot be interrupted, so it is
@@ -47,7 +48,8 @@ async def open_sqlite(path: Path, threads: ThreadPool) -> AsyncGenerator[SqliteD
 class SqliteDatabase:
     """`Database` over one SQLite file.
 
-    Bound: `_READERS` reading connections and one that writes; callers past them wait in order.
+    Bound: `_READERS` reading connections, half of them for streams, and one that writes; callers past them wait in
+    order, streams are refused.
     """
 
     dialect: Literal["mysql", "sqlite"] = "sqlite"
@@ -58,6 +60,7 @@ class SqliteDatabase:
         self._identity: tuple[int, int] | None = None
         self._readers = _Connections(path, threads, _READERS)
         self._writer = _Connections(path, threads, 1)
+        self._places = StreamPlaces(_READERS)
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
         async with self._readers.lend() as connection:
@@ -71,13 +74,14 @@ class SqliteDatabase:
     async def stream(
         self, sql: str, parameters: Sequence[Scalar] = (), *, batch: int = 500
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
-        async with self._readers.lend() as connection:
-            cursor = await connection.open_cursor(sql, parameters)
-            try:
-                async with aclosing(connection.batches(cursor, batch)) as batches:
-                    yield batches
-            finally:
-                cursor.close()
+        with self._places.take():
+            async with self._readers.lend() as connection:
+                cursor = await connection.open_cursor(sql, parameters)
+                try:
+                    async with aclosing(connection.batches(cursor, batch)) as batches:
+                        yield batches
+                finally:
+                    cursor.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[_Connection]:
@@ -108,6 +112,7 @@ class SqliteDatabase:
             open=readers.opened + writer.opened,
             idle=len(readers.idle) + len(writer.idle),
             waiting=readers.waiting + writer.waiting,
+            streams=self._places.taken,
             opened=readers.opened + writer.opened,
             discarded=0,
             killed=readers.interrupted + writer.interrupted,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from app.errors import DuplicateKey, QueryFailed
+from app.errors import DuplicateKey, Overloaded, QueryFailed
 from app.settings import DatabaseSettings
 from app.storage.database import Database, Rows
 from tests.conftest import open_migrated
@@ -163,6 +164,41 @@ async def test_leaving_a_stream_early_frees_its_connection(narrow: Database) -> 
         async with narrow.stream(numbers, batch=3) as stream:
             assert await anext(stream) == [(1,), (2,), (3,)]
     await narrow.ping()
+
+
+async def test_streams_hold_half_of_the_connections_and_more_are_refused_at_once(
+    database_settings: DatabaseSettings,
+) -> None:
+    async with open_migrated(replace(database_settings, pool=5)) as database:
+        await _fill(database, 10)
+        async with AsyncExitStack() as streams:
+            for _ in range(2):  # of five connections of MySQL's, of four readers of SQLite's
+                stream = await streams.enter_async_context(database.stream("SELECT a FROM things", batch=1))
+                assert len(await anext(stream)) == 1
+            for _ in range(3):
+                with pytest.raises(Overloaded) as refused:
+                    async with database.stream("SELECT a FROM things"):
+                        pass
+                assert refused.value.retry_after is not None
+            assert database.statistics().streams == 2
+            with trio.fail_after(20):
+                await database.ping()
+                assert await database.fetch(_COUNT) == [(10,)]
+        assert database.statistics().streams == 0
+        async with database.stream("SELECT a FROM things") as stream:
+            assert [len(batch) async for batch in stream] == [10]
+
+
+async def test_a_stream_that_fails_or_is_cancelled_gives_its_place_back(narrow: Database) -> None:
+    for _ in range(3):
+        with pytest.raises(QueryFailed):
+            async with narrow.stream("SELECT nothing FROM nowhere"):
+                pass
+        with trio.CancelScope() as scope:
+            async with narrow.stream("SELECT 1") as stream:
+                scope.cancel()
+                await anext(stream)
+    assert narrow.statistics().streams == 0
 
 
 # -- transactions ------------------------------------------------------------------------------------------------------

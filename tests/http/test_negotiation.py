@@ -35,7 +35,16 @@ _JSON, _NDJSON, _CSV = _OFFERED
         ("image/png", _JSON),
         ("text/csv;charset=utf-8", _CSV),
         ("text/csv; q=0.9 , application/x-ndjson ; q=0.91", _NDJSON),
-        ("text/csv;q=1.5, application/x-ndjson;q=0.9", _CSV),  # no weight: as if none were given
+        ("text/csv;q=1.5, application/x-ndjson;q=0.9", _NDJSON),  # no weight: as if the range were not given
+        ("text/csv;q=2, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;q=0.1234, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;Q=-1, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;q, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;q= 1, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;q=1.000;q=x, application/x-ndjson;q=0.1", _NDJSON),
+        ("text/csv;q=2", _JSON),
+        ("text/csv;q=1.000, application/x-ndjson;q=0.999", _CSV),
+        ("text/csv;quality=2, application/x-ndjson;q=0.9", _CSV),
         ("csv, /, text/, ;q=1, text/csv;q=0.2", _CSV),
         ("text/csv, application/json", _JSON),
     ],

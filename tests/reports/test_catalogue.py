@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import trio
 
-from app.errors import DatabaseUnavailable, QueryFailed
+from app.errors import BadUserId, DatabaseUnavailable, QueryFailed
 from app.reports.catalogue import Catalogue, Changed, Expected, Removed, Replaced, TooEarly, open_catalogue
 from app.reports.entries import Entry
 from app.settings import DatabaseSettings
 from app.storage.blobs import StoredBlob
 from app.storage.database import Database
-from tests.conftest import open_migrated
+from tests.conftest import open_adopted, open_migrated
 from tests.mariadb import MariaDb
 
 _SECOND_NS = 10**9
@@ -155,7 +155,7 @@ async def test_in_a_table_without_regard_to_case_no_report_replaces_that_of_anot
         await database.execute("INSERT INTO user_reports VALUES ('Bob', 'big.pdf')")
     async with open_migrated(mysql_settings) as database, open_catalogue(database, _KEEP) as catalogue:
         if key == "PRIMARY KEY":
-            with pytest.raises(QueryFailed):
+            with pytest.raises(BadUserId):
                 await catalogue.replace("bob", _blob("small", 0), "application/pdf")
             assert await catalogue.find("bob") is None
         else:
@@ -168,6 +168,66 @@ async def test_in_a_table_without_regard_to_case_no_report_replaces_that_of_anot
         entry = await catalogue.find("Bob")
         assert entry is not None
         assert entry.path == "big.pdf"
+
+
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""])
+async def test_rows_that_name_no_user_or_no_file_are_no_entries(database_settings: DatabaseSettings, key: str) -> None:
+    columns = f"user_id VARCHAR(50) {key}, report_path VARCHAR(200)"
+    rows: list[tuple[str | None, str | None]] = [("ada", None), ("bob", "b.pdf"), ("None", None)]
+    rows += [] if key else [(None, "n.pdf"), (None, None), ("bob", None)]
+    async with open_adopted(database_settings, columns) as database, open_catalogue(database, _KEEP) as catalogue:
+        for row in rows:
+            await database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", row)
+        for user in ("ada", "None"):
+            assert await catalogue.find(user) is None
+            assert await catalogue.versions(user) == []
+            assert await catalogue.remove(user) is None
+        assert [entry.path for entry in await catalogue.versions("bob")] == ["b.pdf"]
+        replaced = await catalogue.replace("ada", _blob("new", 1), "application/pdf")
+        assert isinstance(replaced, Replaced)
+        assert (replaced.created, replaced.entry.version) == (True, 1)
+        assert await catalogue.find("ada") == replaced.entry
+        assert isinstance(await catalogue.replace("ada", _blob("newer", 2), "application/pdf"), Replaced)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept", "refused", "refused_by_mysql"),
+    [
+        ("INT PRIMARY KEY", ["7", "-1"], ["07", "7.0", "1e1"], ["abc", "99999999999"]),
+        ("INTEGER PRIMARY KEY", ["7", "8"], ["07", "abc", "7a"], []),
+        ("INT NOT NULL", ["7"], ["08"], ["a7"]),
+        ("VARCHAR(5) PRIMARY KEY", ["short"], [], ["longer"]),
+    ],
+)
+async def test_a_user_whom_an_adopted_column_cannot_keep_is_refused_as_such(
+    database_settings: DatabaseSettings, kind: str, kept: list[str], refused: list[str], refused_by_mysql: list[str]
+) -> None:
+    async with (
+        open_adopted(database_settings, f"user_id {kind}, report_path VARCHAR(200)") as database,
+        open_catalogue(database, _KEEP) as catalogue,
+    ):
+        # SQLite keeps in most columns also what is not of their type.
+        kept, refused = (
+            (kept, refused + refused_by_mysql) if database.dialect == "mysql" else (kept + refused_by_mysql, refused)
+        )
+        for user in kept:
+            assert isinstance(await catalogue.replace(user, _blob(user, 0), "application/pdf"), Replaced)
+        for user in refused:
+            with pytest.raises(BadUserId, match="the database cannot keep a user of that name") as told:
+                await catalogue.replace(user, _blob(user, 0), "application/pdf")
+            assert repr(user) in (told.value.internal or "")
+            assert await catalogue.find(user) is None
+        rows = await database.fetch("SELECT user_id FROM user_reports")
+        assert {str(user) for (user,) in rows} == set(kept)
+
+
+async def test_what_is_refused_for_another_column_is_not_the_users_fault(mysql_settings: DatabaseSettings) -> None:
+    async with (
+        open_adopted(mysql_settings, "user_id VARCHAR(50) PRIMARY KEY, report_path VARCHAR(5)") as database,
+        open_catalogue(database, _KEEP) as catalogue,
+    ):
+        with pytest.raises(QueryFailed):
+            await catalogue.replace("user_id", _blob("user_id", 0), "application/pdf")
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from app.reports.entries import Entry
 from app.reports.listing import Listing, cursor_of, user_of
 from app.settings import DatabaseSettings
 from app.storage.database import Database
-from tests.conftest import open_migrated
+from tests.conftest import open_adopted
 from tests.exchange import Answer, Fields, ask
 from tests.faults.traffic import RawClient, wait_until
 from tests.mariadb import MariaDb, environment
@@ -47,7 +47,7 @@ async def _pages(listing: Listing, limit: int) -> list[list[str]]:
         pages.append([entry.user_id for entry in page.entries])
         if page.next is None:
             return pages
-        after = page.next
+        after = user_of(cursor_of(page.next))
 
 
 def _users(pages: list[list[str]]) -> list[str]:
@@ -98,7 +98,7 @@ async def test_a_stream_has_every_row_in_order(database: Database) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 async def test_of_several_rows_of_one_user_the_last_is_listed(database_settings: DatabaseSettings, limit: int) -> None:
-    async with _adopted(database_settings, "user_id VARCHAR(50), report_path VARCHAR(200)") as database:
+    async with open_adopted(database_settings, "user_id VARCHAR(50), report_path VARCHAR(200)") as database:
         for user, path in [("b", "1"), ("a", "2"), ("b", "3"), ("c", "4"), ("b", "5"), ("a", "6")]:
             await database.execute(_INSERT, (user, path))
         listing = Listing(database)
@@ -113,7 +113,7 @@ async def test_where_case_does_not_matter_to_the_table_no_report_is_left_out(
     mysql_settings: DatabaseSettings, limit: int
 ) -> None:
     columns = "user_id VARCHAR(50), report_path VARCHAR(200)"
-    async with _adopted(mysql_settings, columns, "COLLATE utf8mb4_general_ci") as database:
+    async with open_adopted(mysql_settings, columns, "COLLATE utf8mb4_general_ci") as database:
         users = ["bob", "ada", "Bob", "BOB", "eve", "Ada", "bob"]
         for user in users:
             await database.execute(_INSERT, (user, "x"))
@@ -123,21 +123,73 @@ async def test_where_case_does_not_matter_to_the_table_no_report_is_left_out(
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 async def test_a_table_of_numbers_is_listed_in_their_order(database_settings: DatabaseSettings, limit: int) -> None:
-    async with _adopted(database_settings, "user_id INT PRIMARY KEY, report_path VARCHAR(200)") as database:
+    async with open_adopted(database_settings, "user_id INT PRIMARY KEY, report_path VARCHAR(200)") as database:
         for number in (100, 7, -3, 20):
             await database.execute(_INSERT, (number, "x"))
         assert _users(await _pages(Listing(database), limit)) == ["-3", "7", "20", "100"]
 
 
-@asynccontextmanager
-async def _adopted(settings: DatabaseSettings, columns: str, options: str = "") -> AsyncGenerator[Database]:
-    """A database whose table somebody else has made."""
-    async with open_migrated(settings) as database:
-        for table in ("user_reports", "report_versions", "sluice_schema"):
-            await database.execute(f"DROP TABLE {table}")
-        await database.execute(f"CREATE TABLE user_reports ({columns}) {options}")
-    async with open_migrated(settings) as database:
-        yield database
+@pytest.mark.parametrize("key", ["", ", UNIQUE (user_id)", ", KEY (user_id)"])
+async def test_where_case_does_not_matter_a_stream_tells_each_user_once_and_no_page_is_empty(
+    mysql_settings: DatabaseSettings, key: str
+) -> None:
+    columns = f"user_id VARCHAR(50), report_path VARCHAR(200){key}"
+    async with open_adopted(mysql_settings, columns, "COLLATE utf8mb4_general_ci") as database:
+        users = (
+            ["ada", "Bob", "eve"] if "UNIQUE" in key else ["bob", "Bob", "bob", "BOB", "ada", "Bob", "eve", "EVE"] * 3
+        )
+        for user in users:
+            await database.execute(_INSERT, (user, "x"))
+        listing = Listing(database)
+        streamed = [entry.user_id for entry in await _streamed(listing)]
+        assert sorted(streamed) == sorted(set(users))
+        for limit in range(1, len(users) + 2):
+            pages = await _pages(listing, limit)
+            assert all(pages)
+            assert sorted(_users(pages)) == sorted(set(users))
+
+
+async def test_a_table_without_regard_to_case_is_listed_likewise_when_it_is_embedded(
+    sqlite_settings: DatabaseSettings,
+) -> None:
+    columns = "user_id VARCHAR(50) COLLATE NOCASE, report_path VARCHAR(200)"
+    async with open_adopted(sqlite_settings, columns) as database:
+        users = ["bob", "Bob", "bob", "BOB", "ada", "Bob"]
+        for user in users:
+            await database.execute(_INSERT, (user, "x"))
+        listing = Listing(database)
+        assert [entry.user_id for entry in await _streamed(listing)] == ["ada", "BOB", "Bob", "bob"]
+        for limit in range(1, 8):
+            pages = await _pages(listing, limit)
+            assert all(pages)
+            assert sorted(_users(pages)) == sorted(set(users))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_rows_that_name_no_user_or_no_file_are_not_listed(
+    database_settings: DatabaseSettings, limit: int
+) -> None:
+    async with open_adopted(database_settings, "user_id VARCHAR(50), report_path VARCHAR(200)") as database:
+        rows = [(None, "1"), ("a", None), ("b", "2"), (None, None), ("b", None), ("c", "3"), ("d", None), ("z", None)]
+        for row in rows:
+            await database.execute(_INSERT, row)
+        listing = Listing(database)
+        pages = await _pages(listing, limit)
+        assert _users(pages) == ["b", "c"]
+        assert all(pages)
+        assert [(entry.user_id, entry.path) for entry in await _streamed(listing)] == [("b", "2"), ("c", "3")]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_user_ids_of_any_bytes_are_listed(mysql_settings: DatabaseSettings, limit: int) -> None:
+    async with open_adopted(mysql_settings, "user_id VARBINARY(50) PRIMARY KEY, report_path VARCHAR(200)") as database:
+        users = [b"ada", b"caf\xc3\xa9", b"caf\xe9", b"\x80", b"\xff\xfe", b"zoe"]
+        for user in users:
+            await database.execute(_INSERT, (user, "x"))
+        listing = Listing(database)
+        expected = [user.decode("utf-8", "surrogateescape") for user in sorted(users)]
+        assert _users(await _pages(listing, limit)) == expected
+        assert [entry.user_id for entry in await _streamed(listing)] == expected
 
 
 # -- where the next page begins ----------------------------------------------------------------------------------------
@@ -151,7 +203,14 @@ def test_a_cursor_is_safe_in_a_url_and_leads_back_to_its_user(user: str) -> None
     assert user_of(cursor) == user
 
 
-@pytest.mark.parametrize("cursor", ["=", "a", "YQ==", "Y Q", "_w", "é", "YR", "+w", "YWRh\n"])
+@given(st.binary(max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_a_cursor_leads_back_to_whatever_bytes_a_row_has(stored: bytes) -> None:
+    user = stored.decode("utf-8", "surrogateescape")
+    assert user_of(cursor_of(user)) == user
+
+
+@pytest.mark.parametrize("cursor", ["=", "a", "YQ==", "Y Q", "é", "YR", "+w", "YWRh\n"])
 def test_what_no_page_has_said_is_refused(cursor: str) -> None:
     with pytest.raises(BadRequest):
         user_of(cursor)
@@ -277,6 +336,21 @@ def test_the_database_waits_for_a_client_that_does_not_read_and_the_query_ends_w
         wait_until(lambda: _states(mariadb) == ["Writing to net"], "the database is held back")
         client.reset()
     wait_until(lambda: _states(mariadb) == [], "the query has ended")
+
+
+def test_slow_readers_leave_connections_to_the_others_and_past_half_of_them_are_refused(many: SluiceProcess) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(many.port)) for _ in range(10)]  # of SLUICE_DB_POOL's 20
+        for client in clients:
+            client.get("/api/reports?format=ndjson")
+            assert client.read_head().status == 200
+        refused = ask(many.port, "GET", "/api/reports?format=csv")
+        assert (refused.status, refused.problem["type"]) == (503, "urn:sluice:error:overloaded")
+        assert int(refused.fields["retry-after"]) >= 1
+        assert ask(many.port, "GET", "/readyz").status == 200
+        assert ask(many.port, "GET", "/api/reports?limit=1").status == 200
+        clients[0].reset()
+        wait_until(lambda: ask(many.port, "GET", "/api/reports?format=csv").status == 200, "its place is free")
 
 
 def _states(mariadb: MariaDb) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.exchange import Answer, Connection, ask
-from tests.faults.traffic import RawClient
+from tests.faults.traffic import RawClient, wait_until
 from tests.reports.conftest import Site
 
 _DATA = b"%PDF-1.7\n" + random.Random(2).randbytes(2_500_000)  # some parts, and a rest
@@ -202,6 +202,37 @@ def test_conditions_are_those_of_what_is_replaced(any_site: Site, user: str) -> 
     assert any_site.put(user, b"third", {"If-Match": "*", "If-None-Match": tag}).status == 200
     assert any_site.delete(user, {"If-Match": tag}).status == 412
     assert any_site.delete(user, {"If-Match": any_site.get(user).fields["etag"]}).status == 204
+
+
+def test_where_the_reports_folder_is_gone_nothing_is_stored_and_only_the_log_has_the_path(fresh_site: Site) -> None:
+    away = fresh_site.reports.rename(fresh_site.reports.with_name("away"))
+    failed = fresh_site.put("new", _DATA, {"X-Request-Id": "unwritable"})
+    _refusal(failed, 500, "reports-unwritable")
+    assert failed.problem["title"] == "Reports unwritable"
+    assert str(fresh_site.reports).encode() not in failed.body
+
+    def lines() -> list[dict[str, Any]]:
+        log = fresh_site.server.log()
+        return [line for line in log if line.get("request_id") == "unwritable" and line["level"] == "error"]
+
+    wait_until(lines, "the error is logged")
+    (line,) = lines()
+    assert line["error"] == "reports-unwritable"
+    assert str(fresh_site.reports) in line["reason"]
+    assert "exception" not in line
+    away.rename(fresh_site.reports)
+    assert fresh_site.put("new", _DATA).status == 201
+
+
+@pytest.mark.parametrize("query", ["version=1", "version=", "step=gunzip", "a=b&version=1"])
+def test_a_change_that_seems_meant_for_a_part_of_the_report_changes_nothing(site: Site, user: str, query: str) -> None:
+    site.put(user, b"first")
+    for answer in (site.put(f"{user}?{query}", b"second"), site.delete(f"{user}?{query}")):
+        _refusal(answer, 400, "bad-request")
+        assert "is for GET" in answer.problem["detail"]
+    assert [version["version"] for version in _versions(site, user)["versions"]] == [1]
+    assert site.get(user).body == b"first"
+    assert site.put(f"{user}?a=b", b"second").status == 200
 
 
 @pytest.mark.parametrize("user", ["gone", "folder"])

@@ -14,21 +14,25 @@ from typing import Any, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from app.errors import (
     BadUserId,
     DatabaseUnavailable,
     DigestMismatch,
     InsufficientStorage,
+    Overloaded,
     PreconditionFailed,
     QueryFailed,
     ReportNotFound,
+    ReportsUnwritable,
     ReportUnreadable,
     VersionNotFound,
 )
 from app.flow.threads import ThreadPool
 from app.http.conditions import Validators
-from app.reports.catalogue import Catalogue, TooEarly, open_catalogue
+from app.reports import service
+from app.reports.catalogue import Catalogue, Changed, TooEarly, open_catalogue
 from app.reports.entries import Entry
 from app.reports.service import Report, Reports
 from app.storage.blobs import Blob, LocalBlobs
@@ -405,6 +409,68 @@ async def test_a_store_among_many_other_writers_gets_its_turn(
     assert await _read(await reports.open("ada")) == _FIRST
 
 
+@pytest.mark.parametrize("outcome", [TooEarly(1), Changed()])
+async def test_a_change_that_others_get_in_before_for_too_long_is_refused(
+    reports: Reports,
+    catalogue: Catalogue,
+    blobs: LocalBlobs,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: TooEarly | Changed,
+) -> None:
+    class Outrun(_Refusing):
+        async def replace(self, *_arguments: Any, **_options: Any) -> object:
+            await trio.lowlevel.checkpoint()
+            return outcome
+
+        async def remove(self, *_arguments: Any, **_options: Any) -> object:
+            await trio.lowlevel.checkpoint()
+            return Changed()
+
+    monkeypatch.setattr(service, "_RACE_SECONDS", 0.05)
+    old = await _store(reports, _FIRST)
+    with trio.fail_after(20):
+        with pytest.raises(Overloaded) as refused:
+            await _store(_over(Outrun(catalogue), blobs), _SECOND)
+        assert refused.value.retry_after == 1
+        with pytest.raises(Overloaded):
+            await _over(Outrun(catalogue), blobs).delete("ada")
+    assert _files(folder) == {old.path}
+    assert await _read(await reports.open("ada")) == _FIRST
+
+
+async def test_a_folder_that_goes_away_before_the_row_is_written_is_told_as_such(
+    reports: Reports, catalogue: Catalogue, blobs: LocalBlobs, folder: Path
+) -> None:
+    class Removing(_Refusing):
+        async def replace(self, *_arguments: Any, **_options: Any) -> object:
+            await trio.Path(folder).rename(folder.with_name("away"))
+            return TooEarly(1)
+
+    with pytest.raises(ReportsUnwritable):
+        await _store(_over(Removing(catalogue), blobs), _FIRST)
+    with pytest.raises(ReportsUnwritable) as told:
+        await _store(reports, _FIRST)
+    assert str(folder) in (told.value.internal or "")
+    assert str(folder) not in told.value.detail
+
+
+async def test_an_upload_that_can_neither_be_written_nor_removed_is_told_as_unwritable(
+    reports: Reports, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("write", "unlink"):
+        monkeypatch.setattr(os, name, refuse)
+    with capture_logs() as logs, pytest.raises(ReportsUnwritable):
+        await _store(reports, _FIRST)
+    monkeypatch.undo()
+    assert [line["log_level"] for line in logs if line["event"] == "upload not removed"] == ["warning"]
+    await reports.sweep()  # the lock was given up
+    assert _files(folder) == set()
+
+
 async def test_a_source_that_fails_in_the_middle_leaves_the_old_report(reports: Reports, folder: Path) -> None:
     old = await _store(reports, _FIRST)
     with pytest.raises(OSError, match="Input/output error"):
@@ -500,6 +566,38 @@ async def test_a_version_that_is_removed_between_its_row_and_its_file_is_told_as
         with pytest.raises(VersionNotFound):
             await reports.open("ada", 1)
         assert await _read(await reports.open("ada", 2)) == _SECOND
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["replaced", "deleted"])
+async def test_old_files_that_cannot_be_removed_are_logged_and_left_to_the_sweep(
+    database: Database, blobs: LocalBlobs, folder: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    async with open_catalogue(database, 3) as catalogue:
+        for number in range(3):
+            await _store(Reports(catalogue, blobs), b"%d" % number)
+    old = _files(folder)
+    refused: list[str] = []
+
+    def unlink(path: str, *_arguments: object, **_options: object) -> None:
+        refused.append(path)
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    async with open_catalogue(database, 1) as catalogue:
+        reports = Reports(catalogue, blobs)
+        monkeypatch.setattr(os, "unlink", unlink)
+        with capture_logs() as logs:
+            if deleted:
+                await reports.delete("ada")
+            else:
+                assert (await _store(reports, b"new")).version == 4
+        monkeypatch.undo()
+        lost = [line for line in logs if line["event"] == "old file not removed"]
+        assert {line["path"] for line in lost} == old
+        assert all(line["log_level"] == "warning" for line in lost)
+        assert len(refused) == 3
+        assert old <= _files(folder)
+        await reports.sweep()
+        assert len(_files(folder)) == (not deleted)
 
 
 # -- sweeping ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import app.storage.incoming
-from app.errors import InsufficientStorage, StartError
+from app.errors import InsufficientStorage, ReportsUnwritable, StartError
 from app.flow.threads import ThreadPool
 from app.storage.blobs import BlobUnreadable, LocalBlobs, StoredBlob, open_blobs
 from tests.chunks import chunked, failing
@@ -237,7 +237,7 @@ async def test_only_a_disk_that_is_full_is_told_as_one(
 
     before = _files(folder)
     monkeypatch.setattr(os, "write", write)
-    with pytest.raises(OSError if error == errno.EIO else InsufficientStorage):
+    with pytest.raises(ReportsUnwritable if error == errno.EIO else InsufficientStorage):
         await store(blobs, BYTES)
     monkeypatch.undo()
     assert _files(folder) == before

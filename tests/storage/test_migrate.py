@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import trio
 
 import app.storage.migrate
-from app.errors import QueryFailed, StartError
+from app.errors import BadUserId, StartError
 from app.reports.catalogue import Replaced, open_catalogue
 from app.reports.entries import Entry
 from app.settings import DatabaseSettings
@@ -235,7 +235,7 @@ async def test_a_name_that_is_no_number_does_not_replace_the_report_of_a_number(
     _run(database_settings, "CREATE TABLE user_reports (user_id INT, report_path VARCHAR(200))")
     _run(database_settings, "INSERT INTO user_reports VALUES (7, 'seven.pdf')")
     async with open_migrated(database_settings) as database, open_catalogue(database, 5) as catalogue:
-        with pytest.raises(QueryFailed):
+        with pytest.raises(BadUserId):
             await catalogue.replace("07", _BLOB, "application/pdf")
         assert await _find(database, "7") == "seven.pdf"
 
