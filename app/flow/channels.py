@@ -9,8 +9,8 @@ from types import TracebackType
 
 import trio
 
-CHANNEL_BYTES = 512 * 1024
-"""What a channel holds, unless it is told otherwise: two pieces of what a socket or a file gives at once."""
+CHANNEL_BYTES = 1024 * 1024
+"""What a channel holds, unless it is told otherwise: what a go in a worker process gives, so that the next can begin."""
 
 
 class ReaderGone(trio.BrokenResourceError):

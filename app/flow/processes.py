@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import multiprocessing
 import os
+import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from app.flow.parents import watch_parent
 
 # An idle process ends as soon as it is told; one that does not is killed after this.
 _END_SECONDS = 2.0
+_PIPE_BYTES = 1024 * 1024
 _untyped: Any = trio_parallel
 
 
@@ -114,7 +117,7 @@ async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
     # Hypercorn's workers are daemonic, and so may have no children. Only their parent, which ends them at its own end,
     # has a use for the flag, and it has a copy of its own.
     multiprocessing.current_process().daemon = False
-    opening = _untyped.open_worker_context(init=watch_parent, grace_period=_END_SECONDS)
+    opening = _untyped.open_worker_context(init=begin_worker, grace_period=_END_SECONDS)
     context = await opening.__aenter__()
     pool = ProcessPool(name, size, context)
     try:
@@ -124,6 +127,16 @@ async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
         # It complains of a process that had to be killed, or was by somebody else: gone is gone.
         with suppress(trio_parallel.BrokenWorkerError):
             await opening.__aexit__(None, None, None)
+
+
+def begin_worker() -> None:
+    """What a process does first: it watches its parent, and makes room in its pipes for what a call mostly takes or
+    gives, so that neither side waits for the other in the middle of it."""
+    watch_parent()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the listing's own, by then; or a pipe beyond what this user may have
+            if stat.S_ISFIFO(os.fstat(int(entry.name)).st_mode):
+                fcntl.fcntl(int(entry.name), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 async def _with_grace(calling: Callable[[], Awaitable[Any]], grace: float) -> Any:
