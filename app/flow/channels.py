@@ -10,7 +10,7 @@ from types import TracebackType
 import trio
 
 CHANNEL_BYTES = 1024 * 1024
-"""What a channel holds, unless it is told otherwise: what a go in a worker process gives, so that the next can begin."""
+"""What a channel holds, unless it is told otherwise: what a go in a worker process gives, so that the next begins."""
 
 
 class ReaderGone(trio.BrokenResourceError):
