@@ -28,7 +28,7 @@ from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
 
 # What is worked on in one go, on the loop, in a thread and in a process.
-_LOOP_SLICE_BYTES = 128 * 1024
+_LOOP_SLICE_BYTES = 64 * 1024
 _THREAD_BYTES = 128 * 1024
 _PROCESS_BYTES = 256 * 1024
 # Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
