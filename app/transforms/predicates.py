@@ -40,8 +40,9 @@ class Predicate:
     """A test of one field. A record that lacks the field does not pass, whatever the operator.
 
     ``~`` searches for a regular expression (RE2: no backreferences, time linear in the text). The others compare as
-    numbers, exactly, where ``value`` is a JSON number and the field is one, or a text that is one; else as texts, by
-    code points. What is not a string is compared by its JSON text. is_text: ``value`` was quoted, and is no number.
+    numbers, exactly, where ``value`` is a JSON number; a field that is none, nor a text that is one, equals no number,
+    and is neither less nor more. Else they compare as texts, by code points, what is not a string by its JSON text.
+    is_text: ``value`` was quoted, and is no number.
     """
 
     field: str
@@ -100,7 +101,7 @@ def _compared_as_number(compare: Callable[[Any, Any], bool], value: str) -> Test
             return compare(float(text), rounded)
         if _NUMBER.fullmatch(text):
             return compare(Decimal(text), exact)
-        return compare(text, value)
+        return compare is operator.ne
 
     return test
 
