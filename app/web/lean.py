@@ -12,9 +12,18 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn, cast
 
+import quart.ctx
+import quart.globals
 from blinker import Signal
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart import appcontext_tearing_down, request_finished, request_started, request_tearing_down
+from quart import (
+    appcontext_popped,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    request_finished,
+    request_started,
+    request_tearing_down,
+)
 from quart.sessions import NullSession, SessionInterface
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
@@ -35,6 +44,8 @@ from app.wire.asgi import WHOLE, Receive, Scope, Send
 _MOST_FOUND = 1024
 _LONGEST_FOUND = 512
 _CONTENT_TYPE = "text/html; charset=utf-8"
+# Whether contexts are those of Quart 0.23, where the request is the application's; others Quart enters in its own way.
+_IS_KNOWN = hasattr(quart.ctx.AppContext, "match_request") and hasattr(quart.globals, "_cv_app")
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -184,8 +195,30 @@ class LeanQuart(QuartTrio):
         return {}
 
     async def handle_request(self, request: Request) -> ResponseTypes:
-        async with self.request_context(request) as context:
+        context: Any = self.request_context(request)
+        if not _IS_KNOWN or self._is_watched():
+            async with context:
+                return await self.full_dispatch_request(context)
+        # As `AppContext.push` and `pop` do, but for telling nobody.
+        context._session = self.session_interface._session
+        context._push_count = 1
+        context._cv_token = token = quart.globals._cv_app.set(context)
+        try:
+            context.match_request()
             return await self.full_dispatch_request(context)
+        finally:
+            await request.close()
+            quart.globals._cv_app.reset(token)
+            context._cv_token = None
+
+    def _is_watched(self) -> bool:
+        """Whether anybody wants to know of contexts."""
+        signals = (appcontext_pushed, appcontext_popped, appcontext_tearing_down, request_tearing_down)
+        return (
+            any(signal.receivers for signal in signals)
+            or bool(self.teardown_appcontext_funcs)
+            or any(self.teardown_request_funcs.values())
+        )
 
     async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:
         async with self.websocket_context(websocket) as context:
