@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -119,8 +119,16 @@ class _Run:
 
 async def _pour(source: AsyncIterable[bytes], _: Reader, writer: Writer) -> None:
     """An iterable as the first stage."""
-    async with AsyncExitStack() as stack:
-        if (aclose := getattr(source, "aclose", None)) is not None:
-            stack.push_async_callback(aclose)
+    async with closing_source(source):
         async for chunk in source:
             await writer.send(chunk)
+
+
+@asynccontextmanager
+async def closing_source(source: AsyncIterable[bytes]) -> AsyncGenerator[None]:
+    """Closes ``source`` at the end of the block, if it can be closed."""
+    try:
+        yield
+    finally:
+        if (aclose := getattr(source, "aclose", None)) is not None:
+            await aclose()

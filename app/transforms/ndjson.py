@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ class LineReader:
             )
 
 
-class RecordTransformer:
+class RecordTransformer(ABC):
     """What reads NDJSON has this in common: records are read, a batch at a time, and `_give` makes something of them.
 
     Each line has to be a JSON object; blank lines are dropped. Values pass byte for byte.
@@ -153,9 +154,9 @@ class RecordTransformer:
     def _parse(self, text: bytes) -> Record:
         return parse_record(text)
 
+    @abstractmethod
     def _give(self, texts: list[bytes], records: list[Record]) -> Iterator[bytes]:
         """What ``records``, read from ``texts``, give."""
-        raise NotImplementedError
 
 
 def malformed(error: Exception, record: int, offset: int) -> Malformed:

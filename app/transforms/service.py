@@ -15,7 +15,7 @@ import trio
 
 from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
-from app.flow.pipelines import Stage, open_pipeline
+from app.flow.pipelines import Stage, closing_source, open_pipeline
 from app.flow.processes import ProcessPool, open_processes, usable_cpus
 from app.flow.threads import ThreadPool
 from app.settings import Settings
@@ -90,11 +90,12 @@ class Transforms:
         if len(codings) > MOST_CODINGS:
             raise UnsupportedContentEncoding(f"the body has more than {MOST_CODINGS} codings")
         for coding in reversed(codings):
-            if (made := decoder(coding.strip().lower(), self._max_expansion)) is not None:
+            name = coding.strip()
+            if (made := decoder(name, self._max_expansion)) is not None:
                 decoders.append(made)
-            elif coding.strip().lower() != "identity":
+            elif name.lower() != "identity":
                 raise UnsupportedContentEncoding(
-                    f"the body's Content-Encoding {coding.strip()!r} is neither gzip nor zstd",
+                    f"the body's Content-Encoding {name!r} is neither gzip nor zstd",
                     headers={"accept-encoding": "gzip, zstd"},
                 )
         return decoders
@@ -129,7 +130,7 @@ class Transforms:
         stages = [self._stage(place, chain, allowance) for place, chain in placed]
         hashing = sha256() if digest else None
         async with (
-            _closing(source),
+            closing_source(source),
             open_pipeline(first, *stages) as output,
             aclosing(_held_back(output, watched)) as held,
             aclosing(_counted(held, outcome, hashing)) as chunks,
@@ -258,16 +259,6 @@ class _Source(AsyncIterator[bytes]):
     def has_given_long(self) -> bool:
         """Whether it has given much, and not just now."""
         return trio.current_time() - self._gives_since >= _LONGEST_HELD_SECONDS
-
-
-@asynccontextmanager
-async def _closing(source: AsyncIterable[bytes]) -> AsyncGenerator[None]:
-    """Closes what can be closed."""
-    try:
-        yield
-    finally:
-        if (aclose := getattr(source, "aclose", None)) is not None:
-            await aclose()
 
 
 async def _held_back(chunks: AsyncIterator[bytes], source: _Source) -> AsyncGenerator[bytes]:

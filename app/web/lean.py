@@ -213,11 +213,11 @@ class LeanQuart(QuartTrio):
 
     def _is_watched(self) -> bool:
         """Whether anybody wants to know of contexts."""
-        signals = (appcontext_pushed, appcontext_popped, appcontext_tearing_down, request_tearing_down)
+        signals = (appcontext_pushed, appcontext_popped, appcontext_tearing_down)
         return (
-            any(signal.receivers for signal in signals)
+            _wanted(self.teardown_request_funcs, request_tearing_down)
             or bool(self.teardown_appcontext_funcs)
-            or any(self.teardown_request_funcs.values())
+            or any(signal.receivers for signal in signals)
         )
 
     async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:

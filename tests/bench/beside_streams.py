@@ -35,30 +35,22 @@ class BesideTransforms(Beside):
 
 _P99 = Target("p99 of /healthz ÷ that without", "sluice-mysql", "p99_ratio", at_most=2)
 
-BESIDE_UPPER = BesideTransforms(
-    name="beside-upper",
-    title="4 connections that send a file through upper, and 10 connections that ask for /healthz beside them",
-    kind="ascii",
-    steps=("upper",),
-    body=lambda _: _HEALTHY,
-    peers=("sluice-mysql",),
-    reference="sluice-mysql",
-    rounds=3,
-    factor=3,
-    columns=BESIDE_COLUMNS,
-    targets=(_P99,),
-)
 
-BESIDE_CSV = BesideTransforms(
-    name="beside-csv",
-    title="4 connections that send a file through csv-to-ndjson, and 10 connections that ask for /healthz beside them",
-    kind="csv",
-    steps=("csv-to-ndjson",),
-    body=lambda _: _HEALTHY,
-    peers=("sluice-mysql",),
-    reference="sluice-mysql",
-    rounds=3,
-    factor=3,
-    columns=BESIDE_COLUMNS,
-    targets=(_P99,),
-)
+def _beside(name: str, kind: str, step: str) -> BesideTransforms:
+    return BesideTransforms(
+        name=name,
+        title=f"4 connections that send a file through {step}, and 10 connections that ask for /healthz beside them",
+        kind=kind,
+        steps=(step,),
+        body=lambda _: _HEALTHY,
+        peers=("sluice-mysql",),
+        reference="sluice-mysql",
+        rounds=3,
+        factor=3,
+        columns=BESIDE_COLUMNS,
+        targets=(_P99,),
+    )
+
+
+BESIDE_UPPER = _beside("beside-upper", "ascii", "upper")
+BESIDE_CSV = _beside("beside-csv", "csv", "csv-to-ndjson")

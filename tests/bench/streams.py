@@ -19,42 +19,36 @@ def _columns(reference: str) -> tuple[Column, ...]:
     )
 
 
-_LOST = Column("lost", "characters lost, in pieces", ",.0f")
-
-UPPER_ASCII = Piped(
-    name="upper-ascii",
-    title="upper, a file of ASCII: a command from file to file, a server over HTTP in and out",
-    kind="ascii",
-    steps=("upper",),
-    check=is_upper,
-    peers=("node-upper", "sluice-command", "sluice-mysql"),
-    reference="node-upper",
-    columns=(*_columns("Node"), _LOST),
-    targets=(
-        Target("MB/s ÷ Node's", "sluice-command", "mb_per_second", to="node-upper", at_least=2.5),
-        Target(
-            "MB/s over HTTP ÷ Node's from file to file",
-            "sluice-mysql",
-            "mb_per_second",
-            to="node-upper",
-            at_least=1.5,
+def _upper(kind: str, title: str, *, command: float, http: float | None) -> Piped:
+    """command, http: what each shall be at least, in multiples of Node's pipeline from file to file."""
+    words = "MB/s over HTTP ÷ Node's from file to file"
+    return Piped(
+        name=f"upper-{kind}",
+        title=title,
+        kind=kind,
+        steps=("upper",),
+        check=is_upper,
+        peers=("node-upper", "sluice-command", "sluice-mysql"),
+        reference="node-upper",
+        columns=(*_columns("Node"), Column("lost", "characters lost, in pieces", ",.0f")),
+        targets=(
+            Target("MB/s ÷ Node's", "sluice-command", "mb_per_second", to="node-upper", at_least=command),
+            Target(words, "sluice-mysql", "mb_per_second", to="node-upper", at_least=http),
         ),
-    ),
-)
+    )
 
-UPPER_MIXED = Piped(
-    name="upper-mixed",
-    title="upper, a file of Latin, Greek, Cyrillic and Chinese in UTF-8: a command, a server over HTTP",
-    kind="mixed",
-    steps=("upper",),
-    check=is_upper,
-    peers=("node-upper", "sluice-command", "sluice-mysql"),
-    reference="node-upper",
-    columns=(*_columns("Node"), _LOST),
-    targets=(
-        Target("MB/s ÷ Node's", "sluice-command", "mb_per_second", to="node-upper", at_least=1.5),
-        Target("MB/s over HTTP ÷ Node's from file to file", "sluice-mysql", "mb_per_second", to="node-upper"),
-    ),
+
+UPPER_ASCII = _upper(
+    "ascii",
+    "upper, a file of ASCII: a command from file to file, a server over HTTP in and out",
+    command=2.5,
+    http=1.5,
+)
+UPPER_MIXED = _upper(
+    "mixed",
+    "upper, a file of Latin, Greek, Cyrillic and Chinese in UTF-8: a command, a server over HTTP",
+    command=1.5,
+    http=None,
 )
 
 CSV = Piped(
