@@ -53,6 +53,14 @@ class BadDeadline(BadRequest):
     name, title = "bad-deadline", "Bad deadline"
 
 
+class BadJson(BadRequest):
+    name, title = "bad-json", "Bad JSON"
+
+
+class BadIdempotencyKey(BadRequest):
+    name, title = "bad-idempotency-key", "Bad idempotency key"
+
+
 class BadUserId(BadRequest):
     name, title = "bad-user-id", "Bad user id"
 
@@ -67,6 +75,14 @@ class Forbidden(SluiceError):
 
 class NotFound(SluiceError):
     name, status, title = "not-found", 404, "Not found"
+
+
+class UnknownTask(NotFound):
+    name, title = "unknown-task", "Unknown task"
+
+
+class JobNotFound(NotFound):
+    name, title = "job-not-found", "Job not found"
 
 
 class ReportNotFound(NotFound):
@@ -85,6 +101,30 @@ class PreconditionFailed(SluiceError):
     name, status, title = "precondition-failed", 412, "Precondition failed"
 
 
+class JobNotFinished(SluiceError):
+    """Its result is asked for, and there is none yet, or will be none."""
+
+    name, status, title = "job-not-finished", 409, "Job not finished"
+
+
+class IdempotencyConflict(SluiceError):
+    """A request with the same key is being answered."""
+
+    name, status, title = "idempotency-conflict", 409, "Idempotency conflict"
+
+
+class IdempotencyMismatch(SluiceError):
+    """The key was used for another request."""
+
+    name, status, title = "idempotency-mismatch", 422, "Idempotency mismatch"
+
+
+class InvalidArguments(SluiceError):
+    """members: ``errors``, a list of ``{"field": NAME, "detail": …}``."""
+
+    name, status, title = "invalid-arguments", 422, "Invalid arguments"
+
+
 class RequestTimeout(SluiceError):
     name, status, title = "request-timeout", 408, "Request timeout"
 
@@ -101,6 +141,10 @@ class ExpansionTooLarge(SluiceError):
 
 class TargetTooLong(SluiceError):
     name, status, title = "target-too-long", 414, "Request target too long"
+
+
+class UnsupportedMediaType(SluiceError):
+    name, status, title = "unsupported-media-type", 415, "Unsupported media type"
 
 
 class UnsupportedContentEncoding(SluiceError):
@@ -132,6 +176,46 @@ class ReportUnreadable(SluiceError):
 
 class ReportsUnwritable(SluiceError):
     name, status, title = "reports-unwritable", 500, "Reports unwritable"
+
+
+class TaskFailed(SluiceError):
+    """The task raised; or, in the kinds below, could not go on. members: ``exception``, its class, where it raised."""
+
+    name, status, title = "task-failed", 500, "Task failed"
+
+
+class TaskOutOfMemory(TaskFailed):
+    name, title = "task-out-of-memory", "Task out of memory"
+
+
+class TaskOutOfTime(TaskFailed):
+    """It took more of a processor than a task may."""
+
+    name, title = "task-out-of-time", "Task out of processor time"
+
+
+class TaskCancelled(TaskFailed):
+    """Somebody ended it: of a job, whoever deleted it."""
+
+    name, title = "task-cancelled", "Task cancelled"
+
+
+class ResultUnusable(TaskFailed):
+    """What the task returned is too large, or nothing that JSON has a word for."""
+
+    name, title = "result-unusable", "Result unusable"
+
+
+class WorkerCrashed(SluiceError):
+    """members: ``signal``, such as SIGSEGV, or ``exit_code``."""
+
+    name, status, title = "worker-crashed", 500, "Worker crashed"
+
+
+class JobLost(SluiceError):
+    """The instance that had it died."""
+
+    name, status, title = "job-lost", 500, "Job lost"
 
 
 class InsufficientStorage(SluiceError):

@@ -85,9 +85,29 @@ class ThreadSettings:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Worker processes for what takes a processor, at most; None: one less than there are processors, at least one."""
+    """Worker processes, and what a task may take.
+
+    workers: at most; None: one less than there are processors, at least one. queue: tasks that may wait; None: twice
+    the workers. memory: bytes of address space that one task may have. processor: seconds of it. grace: seconds from
+    the moment when a task is told to end to the one when it is killed. tasks_per_worker: after so many, it is replaced.
+    max_body: bytes of a request for a task.
+    """
 
     workers: int | None
+    queue: int | None
+    memory: int
+    processor: float
+    grace: float
+    tasks_per_worker: int
+    max_body: int
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Where results are kept that are too large for a row, and for how many seconds after a job has ended."""
+
+    directory: Path
+    ttl: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,7 @@ class Settings:
     reports: ReportsSettings
     threads: ThreadSettings
     compute: ComputeSettings
+    jobs: JobSettings
     transforms: TransformSettings
 
 
@@ -140,6 +161,13 @@ VARIABLES: tuple[Variable, ...] = (
         alias="UV_THREADPOOL_SIZE",
     ),
     Variable("SLUICE_COMPUTE_WORKERS", "worker processes at most; by default one less than usable processors", ""),
+    Variable("SLUICE_COMPUTE_QUEUE", "tasks that may wait; by default twice the workers; more is refused", ""),
+    Variable("SLUICE_TASK_MEMORY", "address space that one task may take", "1GiB"),
+    Variable("SLUICE_TASK_CPU", "processor time that one task may take", "10min"),
+    Variable("SLUICE_TASK_GRACE", "from telling a task to end to killing it", "1s"),
+    Variable("SLUICE_TASKS_PER_WORKER", "tasks after which a worker process is replaced", "1000"),
+    Variable("SLUICE_MAX_TASK_BODY", "largest body of a request for a task", "64MiB"),
+    Variable("SLUICE_JOB_TTL", "how long a job is kept after it has ended", "1h"),
     Variable("SLUICE_MAX_EXPANSION", "times that a decompression may give what it took, beyond 10 MiB", "200"),
     Variable("SLUICE_WIRE", "who serves HTTP/1.1: `sluice`, or `stock` for Hypercorn as it comes", "sluice"),
     Variable("SLUICE_MAX_CONNECTIONS", "client connections of a worker process at most; past it 503", "10000"),
@@ -241,8 +269,15 @@ class _Reader:
             ),
             threads=ThreadSettings(io=self._whole("SLUICE_IO_THREADS", 1, 1024)),
             compute=ComputeSettings(
-                self._whole("SLUICE_COMPUTE_WORKERS", 1, 1024) if "SLUICE_COMPUTE_WORKERS" in self._given else None
+                workers=self._whole_or_none("SLUICE_COMPUTE_WORKERS", 1, 1024),
+                queue=self._whole_or_none("SLUICE_COMPUTE_QUEUE", 1, 1_000_000),
+                memory=self._bytes("SLUICE_TASK_MEMORY", 16 * 1024**2, 2**50),
+                processor=self._seconds("SLUICE_TASK_CPU"),
+                grace=self._seconds("SLUICE_TASK_GRACE", may_be_zero=True),
+                tasks_per_worker=self._whole("SLUICE_TASKS_PER_WORKER", 1, 1_000_000_000 - 1),
+                max_body=self._bytes("SLUICE_MAX_TASK_BODY", 1, 1024**3),
             ),
+            jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
         )
         if self._mistakes:
@@ -292,6 +327,9 @@ class _Reader:
         if _WHOLE.fullmatch(text) and least <= int(text) <= most:
             return int(text)
         return self._refuse(name, text, f"a whole number from {least} to {most}", least)
+
+    def _whole_or_none(self, name: str, least: int, most: int) -> int | None:
+        return self._whole(name, least, most) if name in self._given else None
 
     def _number(self, name: str, least: float, most: float) -> float:
         name, text = self._named(name)

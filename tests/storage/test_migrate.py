@@ -82,7 +82,14 @@ async def _find(database: Database, user_id: str) -> str | None:
 async def test_a_fresh_database_gets_the_schema(database_settings: DatabaseSettings) -> None:
     assert migrate(database_settings) == HEAD
     tables = _inspect(database_settings)
-    assert set(tables) == {"user_reports", "report_versions", "sluice_schema"}
+    assert set(tables) == {
+        "user_reports",
+        "report_versions",
+        "jobs",
+        "instances",
+        "idempotency_keys",
+        "sluice_schema",
+    }
     assert set(tables["user_reports"]) == set(tables["report_versions"]) == _COLUMNS
     async with open_migrated(database_settings) as database:
         await check_schema(database)

@@ -1,0 +1,24 @@
+"""What a task is given, on its way to a worker process: in a message, or in a file without a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Inline:
+    """JSON that is short enough for a message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class InFile:
+    """JSON in a file of this process, such as one in memory (memfd_create(2)), which whoever made it closes when the
+    call has ended. descriptor: open for reading. size: in bytes."""
+
+    descriptor: int
+    size: int
+
+
+type Payload = Inline | InFile

@@ -1,0 +1,1 @@
+"""Work that outlives its request: its state, progress and result are kept in the database."""
