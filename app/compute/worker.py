@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -133,7 +134,7 @@ class _Worker:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._send(Reported(self._number, float(done), total, str(message)[:_MOST_TEXT]))
+            self._send(Reported(self._number, float(done), total, _sendable(str(message)[:_MOST_TEXT])))
 
     # -- one call --------------------------------------------------------------------------------------------------
 
@@ -159,7 +160,7 @@ class _Worker:
             detail = f"the task needed more than the {self._orders.processor:g} s of a processor that one may have"
             return self._failed(TaskOutOfTime(detail), began)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the task's
-            return self._failed(_raised(error), began, "".join(traceback.format_exception(error)))
+            return self._failed(_raised(error), began, _sendable("".join(traceback.format_exception(error))))
         return Returned(start.number, time.monotonic() - began, result)
 
     def _run(self, start: Start) -> bytes:
@@ -219,15 +220,19 @@ def _raised(error: BaseException) -> TaskFailed:
 
 def _text(error: BaseException) -> str:
     try:
-        # What is no text in UTF-8 could not be sent.
-        return str(error)[:_MOST_TEXT].encode("utf-8", "replace").decode()
+        return _sendable(str(error)[:_MOST_TEXT])
     except Exception:  # noqa: BLE001 - of the task's own class
         return "(its message cannot be told)"
 
 
+def _sendable(text: str) -> str:
+    """What has lone surrogates has no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _load_libraries() -> None:
     """What tasks mostly use, before there is a limit: some take it badly while they are loaded."""
-    import numpy  # noqa: F401, PLC0415
+    import_module("numpy")
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from app.compute import Cancelled, checkpoint, progress, task
 
 
 @task(name="echo")
-def echo(value: object) -> object:
+def echo(value: Any) -> Any:
     """What it is given."""
     return value
 

@@ -81,7 +81,7 @@ async def fails(engine: Engine, wanted: Call) -> SluiceError:
 
 async def begun(path: Path) -> int:
     await wait_until(lambda: path.exists() and path.read_text())
-    return int(path.read_text())
+    return int(path.read_text())  # noqa: ASYNC240
 
 
 async def state(submitted: Submitted, wanted: str) -> None:
@@ -226,9 +226,9 @@ async def test_a_task_that_does_not_is_killed_and_no_other_is(
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_never_starts(open_engine: OpenEngine, tmp_path: Path) -> None:
-    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    first, second, third, gate = (tmp_path / name for name in ("first", "second", "third", "gate"))
     async with open_engine(replace(SETTINGS, workers=1)) as engine:
-        async with engine.submit(call("hold", begun=str(first), then=str(first))) as running:
+        async with engine.submit(call("hold", begun=str(first), then=str(gate))) as running:
             await state(running, "running")
             async with engine.submit(call("hold", begun=str(second))) as waiting:
                 assert waiting.state == "queued"
@@ -237,6 +237,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_never_starts(open_engine:
                     await waiting.result()
             async with engine.submit(call("hold", begun=str(third))):
                 pass
+            gate.touch()
             await running.result()
         assert await compute(engine, call("echo", value=1)) == 1
     assert not second.exists()
@@ -257,21 +258,19 @@ async def test_calls_sent_ahead_can_be_cancelled_and_never_start(open_engine: Op
             engine.submit(call("hold", begun=str(marks[0]), then=str(gate))) as slow,
         ):
             await begun(marks[0])
-            scope = trio.CancelScope()
+            scopes = [trio.CancelScope() for _ in marks[1:]]
 
-            async def ask(mark: Path, shield: trio.CancelScope) -> None:
-                with shield:
+            async def ask(mark: Path, scope: trio.CancelScope) -> None:
+                with scope:
                     await compute(engine, call("hold", begun=str(mark), then=str(gate)))
 
-            for mark in marks[1:4]:
+            for mark, scope in zip(marks[1:], scopes, strict=True):
                 nursery.start_soon(ask, mark, scope)
-            for mark in marks[4:]:
-                nursery.start_soon(ask, mark, trio.CancelScope())
             await trio.testing.wait_all_tasks_blocked(0.05)
             with trio.fail_after(PATIENCE):
-                scope.cancel()
-                while engine.statistics().waiting > 2:
-                    await trio.sleep(0.005)
+                for scope in scopes[:3]:
+                    scope.cancel()
+                await wait_until(lambda: engine.statistics().waiting <= 2)
             gate.touch()
             await slow.result()
     assert [mark.exists() for mark in marks] == [True, False, False, False, True, True]
@@ -323,13 +322,16 @@ async def test_clients_take_turns(open_engine: OpenEngine, tmp_path: Path) -> No
         done.append(client)
 
     gate = tmp_path / "gate"
-    async with open_engine(replace(SETTINGS, workers=1, queue=10)) as engine, trio.open_nursery() as nursery:
-        async with engine.submit(call("hold", begun=str(tmp_path / "a"), then=str(gate))) as running:
-            await state(running, "running")
-            for client in ["greedy"] * 4 + ["modest"] * 2:
-                nursery.start_soon(ask, client)
-                await trio.testing.wait_all_tasks_blocked()
-            gate.touch()
+    async with (
+        open_engine(replace(SETTINGS, workers=1, queue=10)) as engine,
+        trio.open_nursery() as nursery,
+        engine.submit(call("hold", begun=str(tmp_path / "a"), then=str(gate))) as running,
+    ):
+        await state(running, "running")
+        for client in ["greedy"] * 4 + ["modest"] * 2:
+            nursery.start_soon(ask, client)
+            await trio.testing.wait_all_tasks_blocked()
+        gate.touch()
     assert done == ["greedy", "modest", "greedy", "modest", "greedy", "greedy"]
 
 
