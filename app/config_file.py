@@ -77,8 +77,9 @@ class _Reader:
 
     def _refuse_unknown(self, given: Iterable[str], known: Iterable[str], where: str) -> None:
         for name in sorted(set(given) - set(known)):
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            self._mistakes.append(f"{self._path}: {where}{name}: is not known; did you mean {where}{nearest}?")
+            nearest = difflib.get_close_matches(name, known, n=1)
+            told = f"did you mean {where}{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+            self._mistakes.append(f"{self._path}: {where}{name}: is not known; {told}")
 
     def _refuse(self, name: str, value: object, allowed: str) -> None:
         self._mistakes.append(f"{self._path}: {name}: {value!r} is not allowed: {allowed}")

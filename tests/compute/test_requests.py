@@ -104,6 +104,7 @@ def test_many_members_that_are_wrong_are_not_all_told() -> None:
         (b'{"x":"\xff"}', 6),
         (b'["\xed\xa0\x80"]', 2),
         (b'["%b\xc3"]' % ("é" * 700_000).encode(), 1_400_002),
+        (b'["%b\xe2\x82x"]' % (b"a" * (2**20 - 4)), 2**20 - 2),
         (b'{"task":"\\ud800"}', 15),
         (b"\xef\xbb\xbf{}", 0),
         (b'{"task":"a","args":{"n":1}', 26),
@@ -115,7 +116,7 @@ def test_malformed_json_is_told_with_its_offset(raw: bytes, offset: int) -> None
     for body in (raw, memoryview(raw)):
         with pytest.raises(BadJson, match=r"at byte \d+: ") as caught:
             parse_request(body)
-        assert abs(int(str(caught.value.members["offset"])) - offset) <= 1
+        assert caught.value.members["offset"] == offset
 
 
 @pytest.mark.parametrize("start", [b"[", b'{"a":', b'{"task":"a","args":{"n":[', b'{"task":'])
