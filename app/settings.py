@@ -18,6 +18,7 @@ from typing import Literal
 
 from dotenv.parser import parse_stream
 
+from app.config_file import TaskSettings, read_config_file
 from app.errors import StartError
 
 _DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -126,6 +127,7 @@ class Settings:
     reports: ReportsSettings
     threads: ThreadSettings
     compute: ComputeSettings
+    tasks: TaskSettings
     jobs: JobSettings
     transforms: TransformSettings
 
@@ -152,6 +154,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
     Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
     Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
+    Variable("SLUICE_CONFIG", "TOML file: modules with tasks", ""),
     Variable("SLUICE_KEEP_VERSIONS", "versions of a report that are kept, the newest included", "5"),
     Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
     Variable(
@@ -259,6 +262,8 @@ class _Reader:
             drain_timeout=self._seconds("SLUICE_DRAIN_TIMEOUT", may_be_zero=True),
         )
         data = Path(self._text("SLUICE_DATA_DIR"))
+        config = read_config_file(self._given.get("SLUICE_CONFIG"))
+        self._mistakes += config.mistakes
         reports = self._given.get("SLUICE_REPORTS_DIR")
         settings = Settings(
             server=server,
@@ -277,6 +282,7 @@ class _Reader:
                 tasks_per_worker=self._whole("SLUICE_TASKS_PER_WORKER", 1, 1_000_000_000 - 1),
                 max_body=self._bytes("SLUICE_MAX_TASK_BODY", 1, 1024**3),
             ),
+            tasks=config.tasks,
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
         )

@@ -14,6 +14,7 @@ from app.errors import StartError
 from app.settings import VARIABLES, Settings, Variable, describe, load_settings, parse_bytes, read_environment
 
 MYSQL = {"DB_HOST": "db", "DB_USER": "sluice", "DB_NAME": "reports"}
+CONFIG = str(Path(__file__).parent / "compute" / "sluice.toml")
 SECRETS = [variable.name for variable in VARIABLES if variable.secret]
 
 BAD_NUMBERS = ["x", "-1", "1.5", "1e3", "0x10", "1_000", "9" * 400, "3 0", "\u0663", "nan", "30s"]
@@ -48,6 +49,7 @@ REFUSED: dict[str, list[str]] = {
     "DB_TLS_CA": ["/nowhere/ca.pem", "/"],
     "SLUICE_DATA_DIR": [],
     "SLUICE_REPORTS_DIR": [],
+    "SLUICE_CONFIG": ["/nowhere/sluice.toml", "/"],
     "SLUICE_KEEP_VERSIONS": [*BAD_NUMBERS, "0", "10001"],
     "SLUICE_DB_POOL": [*BAD_NUMBERS, "0", "1001"],
     "SLUICE_IO_THREADS": [*BAD_NUMBERS, "0", "1000000"],
@@ -78,6 +80,7 @@ READ: dict[str, tuple[str, object, Read]] = {
     "DB_TLS_CA": (__file__, Path(__file__), lambda s: s.database.tls_ca),
     "SLUICE_DATA_DIR": ("/data", Path("/data/sluice.db"), lambda s: s.database.path),
     "SLUICE_REPORTS_DIR": ("/a b", Path("/a b"), lambda s: s.reports.directory),
+    "SLUICE_CONFIG": (CONFIG, ("tests.compute.plugin",), lambda s: s.tasks.modules),
     "SLUICE_KEEP_VERSIONS": ("1", 1, lambda s: s.reports.keep_versions),
     "SLUICE_DB_POOL": ("1", 1, lambda s: s.database.pool),
     "SLUICE_IO_THREADS": ("1", 1, lambda s: s.threads.io),

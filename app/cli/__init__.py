@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument(
         "--step", metavar="S", action="append", required=True, help="NAME or NAME:ARGUMENTS; repeated, in order"
     )
-    command("check", "check.run", "validate settings, database and storage, and say in words what is wrong")
+    command("check", "check.run", "validate settings, database, storage and tasks, and say in words what is wrong")
     return parser
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from app.cli.interruptible import run_interruptible
 from app.compose import open_database
+from app.compute.registry import load_tasks
 from app.errors import StartError
 from app.flow.threads import ThreadPool
 from app.settings import Settings, describe
@@ -40,9 +41,13 @@ def run(settings: Settings, _: argparse.Namespace) -> None:
     async def reports() -> None:
         await open_blobs(settings.reports.directory, ThreadPool("files", 1))
 
+    async def tasks() -> None:
+        load_tasks(settings.tasks.modules)
+
     async def examine_all() -> None:
         await examine("database", database)
         await examine("reports", reports)
+        await examine("tasks", tasks)
 
     run_interruptible(examine_all)
     if mistakes:

@@ -15,7 +15,7 @@ from app.compute.tasks import StoredReport, progress
 MOST_CHARACTERS = 1024 * 1024
 """Of a line: more is no CSV that anybody meant."""
 
-_ROWS_BETWEEN_REPORTS = 2048
+_CHARACTERS_BETWEEN_REPORTS = 128 * 1024
 _MOST_NAMES_TOLD = 20
 _NO_NAMES: list[str] = []
 
@@ -39,20 +39,18 @@ def read_column(report: StoredReport, column: str | int, *, delimiter: str, head
         raise invalid_argument("delimiter", "is not allowed: one character, but no quote and no line break")
     with report.open() as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
-        rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+        rows = csv.reader(_lines(text, file, report.size), delimiter=delimiter, strict=True)
         try:
             at = _position(next(rows, _NO_NAMES) if header else None, column)
-            return _numbers(rows, at, file, report.size)
+            return _numbers(rows, at)
         except csv.Error as error:
             raise invalid_argument("report", f"is no CSV at line {rows.line_num}: {error}") from None
 
 
-def _numbers(rows: Iterator[list[str]], at: int, file: io.BufferedReader, size: int) -> Column:
+def _numbers(rows: Iterator[list[str]], at: int) -> Column:
     values = array("d")
     missing = invalid = 0
-    for count, row in enumerate(rows):
-        if count % _ROWS_BETWEEN_REPORTS == 0:
-            progress(file.tell(), size)
+    for row in rows:
         cell = row[at] if at < len(row) else ""
         try:
             value = float(cell)
@@ -64,15 +62,20 @@ def _numbers(rows: Iterator[list[str]], at: int, file: io.BufferedReader, size: 
             invalid += 1
         elif row:  # an empty line is no row
             missing += 1
-    progress(file.tell(), size)
     return Column(values, missing, invalid)
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+def _lines(text: io.TextIOWrapper, file: io.BufferedReader, size: int) -> Iterator[str]:
+    unreported = 0
     while line := text.readline(MOST_CHARACTERS):
         if len(line) == MOST_CHARACTERS and not line.endswith(("\n", "\r")):
             raise csv.Error(f"it is longer than {MOST_CHARACTERS} characters")
+        unreported += len(line)
+        if unreported >= _CHARACTERS_BETWEEN_REPORTS:
+            progress(file.tell(), size)
+            unreported = 0
         yield line
+    progress(file.tell(), size)
 
 
 def _position(header: list[str] | None, column: str | int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -77,17 +77,22 @@ def _described(given: array[float], percentiles: Sequence[float], bins: int) -> 
     exponent = _scale(least, most)
     if exponent:
         np.ldexp(numbers, -exponent, out=numbers)
+    low, high = float(numbers[0]), float(numbers[-1])
     mean = _mean(numbers)
-    told = {_key(percent): _percentile(numbers, percent) for percent in percentiles}
     edges, counts = _histogram(numbers, bins)
+
+    def inside(value: float) -> float:
+        """``value``, back in its own size; dividing has rounded what is much smaller than the rest."""
+        return min(max(math.ldexp(min(max(value, low), high), exponent), least), most)
+
     return {
-        "mean": _back(mean, exponent),
-        "deviation": _back(_deviation(numbers, mean), exponent) if numbers.size > 1 else None,
+        "mean": inside(mean),
+        "deviation": _deviation(numbers, mean, exponent),
         "min": least,
         "max": most,
         **_shape(
-            {key: _back(value, exponent) for key, value in told.items()},
-            [least, *(_back(edge, exponent) for edge in edges[1:-1]), most],
+            {_key(percent): inside(_percentile(numbers, percent)) for percent in percentiles},
+            [least, *map(inside, edges[1:-1]), most],
             counts,
         ),
     }
@@ -107,13 +112,6 @@ def _scale(least: float, most: float) -> int:
     return 0 if exponent in _EXPONENTS else exponent
 
 
-def _back(value: float, exponent: int) -> float | None:
-    try:
-        return math.ldexp(value, exponent)
-    except OverflowError:
-        return None
-
-
 def _histogram(numbers: Numbers, bins: int) -> tuple[list[float], list[int]]:
     """The edges, and how many of the sorted numbers are in each bin between them."""
     import numpy as np  # noqa: PLC0415 - loaded by now
@@ -124,15 +122,18 @@ def _histogram(numbers: Numbers, bins: int) -> tuple[list[float], list[int]]:
 
 
 def _mean(numbers: Numbers) -> float:
-    """The second look takes away most of what the first one rounded."""
-    rough = math.fsum(float(block.sum()) for block in _blocks(numbers)) / numbers.size
-    mean = rough + math.fsum(float((block - rough).sum()) for block in _blocks(numbers)) / numbers.size
-    return min(max(mean, float(numbers[0])), float(numbers[-1]))
+    """The one that is nearest to the real one, whatever cancels out."""
+    return math.fsum(chain.from_iterable(block.tolist() for block in _blocks(numbers))) / numbers.size
 
 
-def _deviation(numbers: Numbers, mean: float) -> float:
+def _deviation(numbers: Numbers, mean: float, exponent: int) -> float | None:
+    if numbers.size < 2:
+        return None
     squares = math.fsum(float(((block - mean) ** 2).sum()) for block in _blocks(numbers))
-    return math.sqrt(squares / (numbers.size - 1))
+    try:
+        return math.ldexp(math.sqrt(squares / (numbers.size - 1)), exponent)
+    except OverflowError:
+        return None
 
 
 def _percentile(numbers: Numbers, percent: float) -> float:

@@ -13,6 +13,7 @@ type Buffer = bytes | memoryview
 
 _PIECE = 1024 * 1024
 _MALFORMED = re.compile(r"JSON is malformed: (?P<reason>.*) \(byte (?P<offset>[0-9]+)\)")
+_TRAILING = "trailing characters"
 _ENDS_TOO_EARLY = "Input data was truncated"
 # So many bytes behind half of a surrogate pair, and msgspec says that rather than that the text ends too early.
 _ROOM_FOR_A_SURROGATE = b" " * 12
@@ -64,7 +65,8 @@ def _bad_json[T](decoder: msgspec.json.Decoder[T], raw: Buffer, message: str) ->
         except msgspec.DecodeError as error:
             message = str(error)
     if match := _MALFORMED.fullmatch(message):
-        return _malformed(match["reason"], int(match["offset"]))
+        # Of what follows the end, msgspec tells the second byte.
+        return _malformed(match["reason"], int(match["offset"]) - (match["reason"] == _TRAILING))
     return _malformed("it ends too early", len(raw))
 
 

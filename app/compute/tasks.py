@@ -149,7 +149,7 @@ def _task(function: Callable[..., Any], name: str | None, retry: bool) -> Task:
     try:
         parameters = _parameters(function)
         return Task(chosen, _meaning(function), function, parameters, retry, Arguments(parameters))
-    except (TypeError, NameError, SyntaxError, ValueError) as error:
+    except Exception as error:
         raise TypeError(f"{where}: {error}") from error
 
 
@@ -162,7 +162,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 def _parameter(parameter: inspect.Parameter, annotations: Mapping[str, Any]) -> Parameter:
     name = parameter.name
     if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
-        raise TypeError(f"{parameter}: each argument needs a name by which it can be given")
+        raise TypeError(f"{name}: is no argument that can be given by its name")
     if name not in annotations:
         raise TypeError(f"{name}: has no annotation")
     required = parameter.default is parameter.empty

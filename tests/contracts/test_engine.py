@@ -49,7 +49,7 @@ type OpenEngine = Callable[[ComputeSettings], AbstractAsyncContextManager[Engine
 
 @asynccontextmanager
 async def _local(settings: ComputeSettings) -> AsyncGenerator[Engine]:
-    async with open_local_engine(settings, ["tests.compute.plugin"]) as engine:
+    async with open_local_engine(settings, ["tests.compute.behaving"]) as engine:
         yield engine
 
 
@@ -160,7 +160,7 @@ async def test_a_task_that_raises_does_not_tell_its_traceback(open_engine: OpenE
     async with open_engine(SETTINGS) as engine:
         error = await fails(engine, call("fail"))
     assert "Traceback" not in error.detail + repr(error.members)
-    assert "plugin.py" in (error.internal or "")
+    assert "behaving.py" in (error.internal or "")
 
 
 @pytest.mark.parametrize("task", ["compute", "compute-in-c"])

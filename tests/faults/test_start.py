@@ -132,7 +132,7 @@ def test_check_says_what_it_found(mysql_store: Store) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert mysql_store.environment["DB_PASS"] not in done.stdout
     assert f"database.name = {mysql_store.database.name}" in done.stdout
-    assert done.stdout.splitlines()[-2:] == ["database: ok", "reports: ok"]
+    assert done.stdout.splitlines()[-3:] == ["database: ok", "reports: ok", "tasks: ok"]
 
 
 def test_check_says_all_that_is_wrong(folder: Path) -> None:
@@ -142,13 +142,25 @@ def test_check_says_all_that_is_wrong(folder: Path) -> None:
     about_database, about_reports = _reasons(done.stderr)
     assert "the database " in about_database
     assert "the reports folder " in about_reports
-    assert done.stdout.splitlines()[-2:] == ["database: failing", "reports: failing"]
+    assert done.stdout.splitlines()[-3:] == ["database: failing", "reports: failing", "tasks: ok"]
+
+
+def test_check_looks_into_the_modules_that_have_tasks(folder: Path) -> None:
+    (folder / "broken.py").write_text("import nowhere\n")
+    (folder / "empty.py").write_text("")
+    (folder / "sluice.toml").write_text('[tasks]\nmodules = ["broken", "empty"]\n')
+    done = run(folder, "check", SLUICE_CONFIG="sluice.toml", PYTHONPATH=str(folder))
+    about_broken, about_empty = _reasons(done.stderr)
+    assert "task module broken: cannot be imported: ModuleNotFoundError" in about_broken
+    assert "task module empty: has no task in it" in about_empty
+    assert "tasks.modules = ('broken', 'empty')" in done.stdout
+    assert done.stdout.splitlines()[-1] == "tasks: failing"
 
 
 def test_check_prints_nothing_but_words_of_its_own(folder: Path) -> None:
     """No line of a log among them, which is for standard error."""
     lines = run(folder, "check", **_away()).stdout.splitlines()
-    assert [line for line in lines if " = " not in line] == ["database: failing", "reports: ok"]
+    assert [line for line in lines if " = " not in line] == ["database: failing", "reports: ok", "tasks: ok"]
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
