@@ -31,6 +31,7 @@ _log = structlog.get_logger()
 
 # Between two writes of how far a job is.
 _PROGRESS_SECONDS = 0.25
+_INSERT_SECONDS = 5.0
 # For how long it is tried to write a job's end, and once more when there is no time left.
 _SETTLE_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 5.0
@@ -213,7 +214,11 @@ class Runs[C]:
         """What keeps the job from being begun. *Cancellation*: as that; its row is removed."""
         there = False
         try:
-            await self._store.insert(job, retry_call)
+            # Not to be cut off: a statement whose caller has left may be done after the one that takes it back.
+            with trio.move_on_after(_INSERT_SECONDS, shield=True) as inserting:
+                await self._store.insert(job, retry_call)
+            if inserting.cancelled_caught:
+                return DatabaseUnavailable("the job could not be written down in time", retry_after=1)
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment at which it can be called off
             there = True
         except Exception as error:  # noqa: BLE001 - raised where no nursery of the engine's is left through

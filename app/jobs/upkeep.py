@@ -89,7 +89,8 @@ class Upkeep[C]:
     async def _take(self, orphan: Orphan) -> None:
         job = orphan.job
         again = None
-        if orphan.call is not None and not orphan.cancel_requested:
+        # One of ours was computed already, but its end could not be written; or it was never begun.
+        if orphan.call is not None and not orphan.cancel_requested and job.owner != self._owner:
             if self._gate.draining:
                 return  # another instance will find it
             again = self._revived(job.task, orphan.call)

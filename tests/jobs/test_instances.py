@@ -184,9 +184,10 @@ async def test_jobs_of_instances_that_are_gone_are_found(room: Room, other: Room
 
 
 async def test_a_job_of_ours_that_does_not_run_is_lost(room: Room) -> None:
-    job = await left_behind(room.database, owner=room.instance.id)
+    job = await left_behind(room.database, owner=room.instance.id, call=b"again")
     await room.go_round()
     assert (await room.jobs.find(job.id)).state == "lost"
+    assert room.engine.calls == {}
 
 
 async def test_jobs_are_kept_for_their_time_and_then_removed_with_their_files(room: Room, other: Room) -> None:

@@ -12,11 +12,11 @@ import trio.testing
 
 from app.errors import JobNotFound, Overloaded, QueryFailed, ShuttingDown, TaskFailed, WorkerCrashed
 from app.flow.request import RequestScope, current_request
-from app.jobs.job import INLINE_BYTES, describe
+from app.jobs.job import INLINE_BYTES, Job, describe
 from app.jobs.results import ROW_BYTES
 from app.storage.database import Database
 from tests.jobs.conftest import TTL, Room, open_room
-from tests.jobs.engine import Engine
+from tests.jobs.engine import Engine, Submission
 
 _MISSING = "0" * 32
 
@@ -104,12 +104,18 @@ async def test_a_bug_ends_its_job_and_no_other(room: Room) -> None:
 
 async def test_a_job_outlives_its_request_and_logs_under_its_id(room: Room) -> None:
     request = RequestScope("id-1")
-    token = current_request.set(request)
-    with request.scope:
-        job, call = await room.begin("a")
-        request.scope.cancel()
-        await trio.lowlevel.checkpoint()
-    current_request.reset(token)
+    begun: list[tuple[Job, Submission]] = []
+
+    async def serve() -> None:
+        current_request.set(request)
+        with request.scope:
+            begun.append(await room.begin("a"))
+            request.scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+    ((job, call),) = begun
     assert room.jobs._runs.running[job.id].request.id == "id-1"
     call.end(b"1")
     assert (await room.jobs.wait(job.id, 20)).state == "succeeded"
@@ -144,31 +150,23 @@ async def test_what_is_refused_leaves_nothing_behind(database: Database, tmp_pat
 
 
 async def test_a_client_that_leaves_while_the_job_is_begun_leaves_none(room: Room) -> None:
+    async def leave(turns: int, scope: trio.CancelScope) -> None:
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
     for turns in range(40):
-        with trio.CancelScope() as scope:
-
-            async def leave(turns: int = turns, scope: trio.CancelScope = scope) -> None:
-                for _ in range(turns):
-                    await trio.lowlevel.checkpoint()
-                scope.cancel()
-
-            begun = False
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(leave)
-                await room.jobs.begin("task", "a")
-                begun = True
-                nursery.cancel_scope.cancel()
-        states = [state for _, state, _ in await rows(room.database)]
-        if begun:
-            assert states == ["queued"]
-            assert list(room.jobs._runs.running)
+        begun: list[Job] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, turns, nursery.cancel_scope)
+            begun.append(await room.jobs.begin("task", "a"))
+            nursery.cancel_scope.cancel()
+        assert [id for id, _, _ in await rows(room.database)] == [job.id for job in begun] == [*room.jobs._runs.running]
+        assert room.engine.inside == len(begun)
+        for job in begun:
             room.engine.calls["a"].end(b"1")
             await room.jobs._runs.wait_idle()
-            await room.database.execute("DELETE FROM jobs")
-        else:
-            assert states == []
-            assert room.engine.inside == 0
-            assert room.jobs._runs.running == {}
+            await room.database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
 
 
 async def test_where_the_row_fails_the_admission_is_given_back(room: Room) -> None:
@@ -289,16 +287,17 @@ async def test_the_room_waits_for_its_jobs_while_there_is_a_drain(database: Data
 async def test_a_room_that_is_closed_writes_what_became_of_its_jobs(
     database: Database, tmp_path: Path, how: str
 ) -> None:
+    engine = Engine()
     with trio.CancelScope() as scope:
-        async with open_room(database, tmp_path) as room:
+        async with open_room(database, tmp_path, engine) as room:
             await room.begin("a")
-            room.engine.calls["a"].start()
+            engine.calls["a"].start()
             await room.begin("b")
             if how == "cancelled":
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
     assert [state for _, state, _ in await rows(database)] == ["cancelled", "cancelled"]
-    assert all(call.left for call in room.engine.calls.values())
+    assert all(call.left for call in engine.calls.values())
 
 
 async def test_a_failure_of_the_engine_itself_is_a_failed_job(room: Room) -> None:
