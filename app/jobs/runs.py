@@ -309,8 +309,7 @@ class Runs[C]:
             if not run.is_settled:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
                     await self._end(run, ending)
-            if not run.is_settled:
-                _log.error("end of a job not written", job=run.job.id, state=ending.state)
+            _tell_end(run, ending)
 
     async def _end(self, run: Run, ending: Ending) -> None:
         try:
@@ -359,6 +358,15 @@ async def _ending(submitted: Submitted) -> Ending:
 def _stopped(run: Run) -> Ending:
     """Of one that did not end by itself."""
     return ending_of(TaskCancelled("the job was cancelled")) if run.cancelled else cut()
+
+
+def _tell_end(run: Run, ending: Ending) -> None:
+    job = run.job
+    if job.is_over:
+        seconds = (job.finished or 0.0) - job.created
+        _log.info("job", job=job.id, task=job.task, state=job.state, seconds=round(seconds, 3))
+    elif not run.taken:
+        _log.error("end of a job not written", job=job.id, task=job.task, state=ending.state)
 
 
 def _known(error: Exception) -> SluiceError | None:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -40,6 +41,14 @@ class Instances(Protocol):
     @property
     def id(self) -> str: ...
     def when_dead(self, callback: Callable[[str], Awaitable[None]], /) -> None: ...
+
+
+@dataclass(frozen=True)
+class JobStatistics:
+    """queued, running: jobs of this process now."""
+
+    queued: int
+    running: int
 
 
 class Jobs[C]:
@@ -111,6 +120,10 @@ class Jobs[C]:
             await self._store.request_cancel(job.id)
         return await self.wait(id, self._grace + _CANCEL_SECONDS)
 
+    def statistics(self) -> JobStatistics:
+        states = [run.job.state for run in self._runs.running.values()]
+        return JobStatistics(states.count("queued"), states.count("running"))
+
     async def result(self, job: Job) -> bytes | Blob:
         """What a job returned that has succeeded: JSON, or an open file of it, which whoever gets it closes.
 
@@ -140,7 +153,7 @@ async def open_jobs[C](
     grace: float,
 ) -> AsyncGenerator[Jobs[C]]:
     """Jobs, which run for as long as the block lasts; at its end, while there is a drain, until they have ended or are
-    cut. Then their state is written, in `_CLOSE_SECONDS` at most.
+    cut. Then their state is written, in the grace period, `_CLOSE_SECONDS` and a last try at most.
 
     revive: makes a call anew of a task's name and the ``retry_call`` that it was begun with. grace: the engine's, in
     seconds.
@@ -159,11 +172,24 @@ async def open_jobs[C](
                     helpers.start_soon(helper)
                 yield Jobs(runs, store, results, lookup, instances.id, grace)
                 if gate.draining:
-                    await runs.wait_idle()
+                    await _drained(runs, gate)
                 helpers.cancel_scope.cancel()
             runs.cut()
-            with trio.move_on_after(_CLOSE_SECONDS):
+            with trio.move_on_after(grace + _CLOSE_SECONDS):
                 await runs.wait_idle()
             nursery.cancel_scope.cancel()
     finally:
         results.close()
+
+
+async def _drained[C](runs: Runs[C], gate: DrainGate) -> None:
+    """Returns once no job runs any more, or there is no more time for them."""
+
+    async def give_up() -> None:
+        await gate.wait_cut()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await runs.wait_idle()
+        nursery.cancel_scope.cancel()

@@ -10,10 +10,22 @@ import pytest
 import trio
 import trio.testing
 
-from app.errors import JobNotFound, Overloaded, QueryFailed, ShuttingDown, TaskFailed, WorkerCrashed
+import app.jobs.runs
+import app.jobs.service
+from app.errors import (
+    DatabaseUnavailable,
+    JobNotFound,
+    Overloaded,
+    QueryFailed,
+    ShuttingDown,
+    TaskFailed,
+    WorkerCrashed,
+)
 from app.flow.request import RequestScope, current_request
 from app.jobs.job import INLINE_BYTES, Job, describe
 from app.jobs.results import ROW_BYTES
+from app.jobs.service import JobStatistics
+from app.jobs.store import Store
 from app.storage.database import Database
 from tests.jobs.conftest import TTL, Room, open_room
 from tests.jobs.engine import Engine, Submission
@@ -32,8 +44,10 @@ async def test_a_job_is_queued_runs_and_succeeds(room: Room) -> None:
     job, call = await room.begin("a")
     assert (job.state, job.task, job.started, job.finished, job.result) == ("queued", "task", None, None, None)
     assert await room.jobs.find(job.id) == job
+    assert room.jobs.statistics() == JobStatistics(queued=1, running=0)
     call.start()
     running = await room.seen(job, "running")
+    assert room.jobs.statistics() == JobStatistics(queued=0, running=1)
     assert running.started is not None
     assert running.started >= job.created
     call.end(b'{"a":1}')
@@ -298,6 +312,29 @@ async def test_a_room_that_is_closed_writes_what_became_of_its_jobs(
                 await trio.lowlevel.checkpoint()
     assert [state for _, state, _ in await rows(database)] == ["cancelled", "cancelled"]
     assert all(call.left for call in engine.calls.values())
+
+
+async def test_a_room_closes_in_time_although_the_database_is_away(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(app.jobs.runs, "_LAST_WORDS_SECONDS", 0.1)
+    monkeypatch.setattr(app.jobs.service, "_CLOSE_SECONDS", 0.1)
+    with trio.fail_after(20):
+        async with open_room(database, tmp_path) as room:
+            job, call = await room.begin("a")
+            monkeypatch.setattr(Store, "write", away)
+            call.end(b"1")
+            room.gate.start()
+            room.gate.cut()
+    monkeypatch.undo()
+    async with open_room(database, tmp_path) as later:
+        await database.execute("DELETE FROM instances WHERE id = ?", (job.owner,))
+        await later.go_round()
+        assert (await later.jobs.find(job.id)).state == "lost"
 
 
 async def test_a_failure_of_the_engine_itself_is_a_failed_job(room: Room) -> None:
