@@ -26,13 +26,16 @@ def problem(error: SluiceError, request_id: str) -> Problem:
     headers = [("content-type", MEDIA_TYPE), ("cache-control", "no-store"), *error.headers.items()]
     if error.retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
-    document = {
+    document = content_of(error) | {"request_id": request_id, "error": error.title, **error.members}
+    return Problem(error.status, tuple(headers), msgspec.json.encode(document))
+
+
+def content_of(error: SluiceError) -> dict[str, object]:
+    """What a problem document says of ``error``, whatever request it is the answer to."""
+    return {
         "type": f"urn:sluice:error:{error.name}",
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
-        "request_id": request_id,
-        "error": error.title,
         **error.members,
     }
-    return Problem(error.status, tuple(headers), msgspec.json.encode(document))

@@ -40,6 +40,8 @@ _log = structlog.get_logger()
 
 # What the answers to requests that are cut may take to leave; then Hypercorn cancels what is left of connections.
 _CUT_SECONDS = 5.0
+# What the application may take to close its rooms.
+_CLOSE_SECONDS = 30.0
 
 
 def hypercorn_values(settings: ServerSettings) -> dict[str, Any]:
@@ -52,7 +54,8 @@ def hypercorn_values(settings: ServerSettings) -> dict[str, Any]:
         "keep_alive_timeout": settings.idle_timeout,
         "keep_alive_max_requests": 2**31,
         "graceful_timeout": settings.drain_timeout + _CUT_SECONDS,
-        "shutdown_timeout": 30.0,
+        # The rooms are closed while jobs still drain: those need no connection.
+        "shutdown_timeout": settings.drain_timeout + _CLOSE_SECONDS,
         "startup_timeout": 60.0,
         "ssl_handshake_timeout": settings.header_timeout,
         "h11_max_incomplete_size": settings.max_head_bytes,
