@@ -4,11 +4,22 @@ cluster could be the second. One suite of tests holds each to it."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from app.compute.payload import Payload
+
+
+@dataclass(frozen=True)
+class OpenReport:
+    """A stored report, open in this process for as long as the call lasts."""
+
+    user_id: str
+    media_type: str
+    size: int
+    descriptor: int
 
 
 @dataclass(frozen=True)
@@ -18,12 +29,14 @@ class Call:
     task: its name; None where ``payload`` is a whole request, which is too large to be looked into before it is in a
         worker: ``{"task": NAME, "args": {…}}``, or anything else for `app.compute.registry.DEFAULT_TASK`.
     payload: JSON: the arguments as an object; or that request.
+    reports: those that arguments name, by the argument's name.
     client: among whom waiting is fair, such as an address.
     queue_seconds, run_seconds: how long it may wait, and then run, at most.
     """
 
     task: str | None
     payload: Payload
+    reports: Mapping[str, OpenReport] = field(default_factory=dict[str, OpenReport])
     client: str = ""
     queue_seconds: float = math.inf
     run_seconds: float = math.inf

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import multiprocessing
 import os
-import stat
+import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ import trio
 import trio_parallel  # pyright: ignore[reportMissingTypeStubs]
 from outcome import Error, Outcome, Value
 
-from app.flow.parents import watch_parent
+from app.flow.process_start import always, begin
 
 # An idle process ends as soon as it is told; one that does not is killed after this.
 _END_SECONDS = 2.0
-_PIPE_BYTES = 1024 * 1024
 _untyped: Any = trio_parallel
 
 
@@ -40,7 +38,24 @@ def usable_cpus() -> int:
 
 class ProcessDied(Exception):
     """A process ended in the middle of a call: it crashed, or was killed by somebody else, such as the kernel that
-    ran out of memory. Whether the call had its effect is unknown."""
+    ran out of memory. Whether the call had its effect is unknown.
+
+    exit_code: its own; where a signal ended it, that one's number below 0; None where it is not known.
+    """
+
+    def __init__(self, detail: str, exit_code: int | None = None) -> None:
+        super().__init__(detail)
+        self.exit_code = exit_code
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it, such as SIGSEGV."""
+        if self.exit_code is None or self.exit_code >= 0:
+            return None
+        try:
+            return signal.Signals(-self.exit_code).name
+        except ValueError:
+            return f"signal {-self.exit_code}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,9 @@ class ProcessPool:
                 calling = partial(self._context.run_sync, call, *arguments, kill_on_cancel=True, limiter=self._limiter)
                 return cast("T", await (_with_grace(calling, grace) if grace else calling()))
             except trio_parallel.BrokenWorkerError as error:
-                raise ProcessDied(f"a process of {self._name} ended in the middle of a call") from error
+                process = error.args[-1] if error.args else None
+                detail = f"a process of {self._name} ended in the middle of a call"
+                raise ProcessDied(detail, getattr(process, "exitcode", None)) from error
             finally:
                 self._calls.remove(scope)
         raise self._closed_error()
@@ -109,15 +126,17 @@ class ProcessPool:
 
 
 @asynccontextmanager
-async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
+async def open_processes(name: str, size: int, *, one_call: bool = False) -> AsyncGenerator[ProcessPool]:
     """A pool of at most ``size`` processes, which are gone when it is left, and when this process dies.
+
+    one_call: whether a process is for one call, and ends with it.
 
     *Cancellation*: leaving takes what killing the running calls takes, and at most two seconds for idle processes.
     """
     # Hypercorn's workers are daemonic, and so may have no children. Only their parent, which ends them at its own end,
     # has a use for the flag, and it has a copy of its own.
     multiprocessing.current_process().daemon = False
-    opening = _untyped.open_worker_context(init=begin_worker, grace_period=_END_SECONDS)
+    opening = _untyped.open_worker_context(init=begin, retire=always if one_call else bool, grace_period=_END_SECONDS)
     context = await opening.__aenter__()
     pool = ProcessPool(name, size, context)
     try:
@@ -127,16 +146,6 @@ async def open_processes(name: str, size: int) -> AsyncGenerator[ProcessPool]:
         # It complains of a process that had to be killed, or was by somebody else: gone is gone.
         with suppress(trio_parallel.BrokenWorkerError):
             await opening.__aexit__(None, None, None)
-
-
-def begin_worker() -> None:
-    """What a process does first: it watches its parent, and makes room in its pipes for what a call mostly takes or
-    gives, so that neither side waits for the other in the middle of it."""
-    watch_parent()
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the listing's own, by then; or a pipe beyond what this user may have
-            if stat.S_ISFIFO(os.fstat(int(entry.name)).st_mode):
-                fcntl.fcntl(int(entry.name), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 async def _with_grace(calling: Callable[[], Awaitable[Any]], grace: float) -> Any:

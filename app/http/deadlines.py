@@ -1,4 +1,5 @@
-"""``Sluice-Deadline: SECONDS``: how long a client is willing to wait for the whole of its answer."""
+"""``Sluice-Deadline: SECONDS``, how long a client is willing to wait for the whole of its answer; and its like, for the
+parts of that time."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from app.errors import BadDeadline
 _DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 
 
-def parse_deadline(field: bytes | None) -> float | None:
+def parse_deadline(field: bytes | None, name: str = "Sluice-Deadline") -> float | None:
     """Seconds, or None where the client names none.
 
     Errors: BadDeadline unless the value is a finite decimal above 0.
@@ -22,5 +23,5 @@ def parse_deadline(field: bytes | None) -> float | None:
     seconds = min(float(text), sys.float_info.max) if _DECIMAL.fullmatch(text) else 0.0
     if seconds <= 0.0:
         shown = text[:40].decode("latin-1")
-        raise BadDeadline(f"Sluice-Deadline: {shown!r} is not a number of seconds above 0, such as 2.5")
+        raise BadDeadline(f"{name}: {shown!r} is not a number of seconds above 0, such as 2.5")
     return seconds

@@ -1,0 +1,342 @@
+"""The engine on this machine: worker processes, and a queue in front of them that is bounded and fair."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+
+import structlog
+import trio
+
+from app.compute.endings import crashed, error_of
+from app.compute.engine import Call, EngineStatistics, Progress
+from app.compute.fair_queue import FairQueue
+from app.compute.means import Means
+from app.compute.messages import Failed, Message, Ready, Reported, Returned
+from app.compute.pipes import WorkerPipes
+from app.compute.run import Run
+from app.compute.worker import Orders, work
+from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
+from app.flow.processes import ProcessDied, ProcessPool, open_processes, usable_cpus
+from app.settings import ComputeSettings
+
+_log = structlog.get_logger()
+
+# Calls of tasks that take no time are sent ahead, to be there when the one before has ended.
+_MOST_AHEAD = 8
+_QUICK_SECONDS = 0.001
+# Between two starts of a worker that does not get ready.
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def open_local_engine(settings: ComputeSettings, modules: Sequence[str]) -> AsyncGenerator[LocalEngine]:
+    """An engine of ``settings.workers`` processes, which start at once. Leaving it kills them.
+
+    modules: of tasks, beside those that are built in or installed.
+    """
+    workers = settings.workers or max(1, usable_cpus() - 1)
+    async with open_processes("compute", workers, one_call=True) as pool, trio.open_nursery() as nursery:
+        engine = LocalEngine(settings, workers, pool, modules, nursery)
+        for _ in range(workers):
+            nursery.start_soon(engine.keep_worker)
+        try:
+            yield engine
+        finally:
+            engine.close()
+            nursery.cancel_scope.cancel()
+
+
+class _Worker:
+    """One process, from its start to its end. runs: the calls that it was sent, in order; it has read the first, or is
+    about to. ready: whether it takes calls; was_ready: whether it ever did."""
+
+    def __init__(self) -> None:
+        self.pipes = WorkerPipes()
+        self.runs: deque[Run] = deque()
+        self.ready = self.was_ready = False
+        self.scope = trio.CancelScope()
+        self.died: ProcessDied | None = None
+
+
+class LocalEngine:
+    """`app.compute.engine.Engine` over worker processes.
+
+    Bound: each worker has one call, and up to `_MOST_AHEAD` that take no time; calls beyond the workers' number wait,
+    ``settings.queue`` at most. What is sent ahead can be taken back until the worker begins it.
+    """
+
+    def __init__(
+        self,
+        settings: ComputeSettings,
+        workers: int,
+        pool: ProcessPool,
+        modules: Sequence[str],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._settings = settings
+        self._size = workers
+        self._most_waiting = settings.queue or 2 * workers
+        self._pool = pool
+        self._modules = modules
+        self._nursery = nursery
+        self._numbers = count(1)
+        self._queue: FairQueue[Run] = FairQueue()
+        self._workers: list[_Worker] = []
+        self._places: dict[Run, _Worker] = {}
+        self._accepted: set[Run] = set()
+        self._means = Means()
+        self._closed = False
+        self._started = self._killed = self._crashed = 0
+        self._outcomes: Counter[str] = Counter()
+
+    # -- the contract ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def submit(self, call: Call) -> AsyncGenerator[Run]:
+        run = self._accept(call)
+        try:
+            yield run
+        finally:
+            if not run.is_over:
+                run.cancel()
+                with trio.CancelScope(shield=True):
+                    await run.over.wait()
+
+    def statistics(self) -> EngineStatistics:
+        running = sum(1 for worker in self._workers if worker.runs)
+        return EngineStatistics(
+            workers=self._size,
+            ready=sum(1 for worker in self._workers if worker.ready),
+            running=running,
+            waiting=len(self._accepted) - running,
+            most_waiting=self._most_waiting,
+            started=self._started,
+            killed=self._killed,
+            crashed=self._crashed,
+            seconds_waited=self._means.waited,
+            seconds_run=self._means.ran,
+            tasks=dict(self._outcomes),
+        )
+
+    def close(self) -> None:
+        """Nothing is accepted any more, and what waits is given up; what runs is, when its worker is killed."""
+        self._closed = True
+        for run in list(self._accepted):
+            if self._withdraw(run):
+                self._end(run, ShuttingDown("the server is shutting down"))
+
+    def _accept(self, call: Call) -> Run:
+        if self._closed:
+            raise ShuttingDown("the server is shutting down")
+        if len(self._accepted) >= self._size + self._most_waiting:
+            wait = self._means.wait(len(self._accepted), self._size)
+            raise Overloaded(f"{self._most_waiting} tasks wait already, and no more may", retry_after=wait)
+        run = Run(next(self._numbers), call, self._stop)
+        self._accepted.add(run)
+        self._queue.put(call.client, run)
+        self._dispatch()
+        if min(call.queue_seconds, call.run_seconds) < math.inf:
+            self._nursery.start_soon(self._limit, run)
+        return run
+
+    # -- from the queue to the workers -----------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        while (run := self._queue.first()) is not None and (worker := self._place_for(run)) is not None:
+            self._queue.take()
+            self._send(worker, run)
+        if not len(self._queue):
+            self._share()
+
+    def _place_for(self, run: Run) -> _Worker | None:
+        """An idle worker; or, for what takes no time, one that has little of that kind before it."""
+        ready = [worker for worker in self._workers if worker.ready]
+        if not ready:
+            return None
+        least = min(ready, key=lambda worker: len(worker.runs))
+        if not least.runs or (len(least.runs) < _MOST_AHEAD and all(map(self._is_quick, (run, *least.runs)))):
+            return least
+        return None
+
+    def _is_quick(self, run: Run) -> bool:
+        return self._means.of(run.call.task) < _QUICK_SECONDS
+
+    def _send(self, worker: _Worker, run: Run) -> None:
+        try:
+            worker.pipes.put(run.packet())
+        except (OSError, ValueError) as error:  # no memory for its file, or too many reports
+            self._end(run, SluiceError("the task could not be sent to a worker", internal=str(error)))
+            return
+        worker.runs.append(run)
+        self._places[run] = worker
+        if len(worker.runs) == 1:
+            self._begin(run)
+
+    def _share(self) -> None:
+        """Where a worker has nothing to do, another does not keep calls waiting behind the one that it is at."""
+        for worker in self._workers:
+            if len(worker.runs) > 1 and any(idle.ready and not idle.runs for idle in self._workers):
+                if back := self._take_back(worker):
+                    self._queue.put_back(back)
+                    self._dispatch()
+                return
+
+    def _take_back(self, worker: _Worker) -> list[Run]:
+        """The calls that ``worker`` has been sent and has not begun; they are nowhere then."""
+        numbers = {start.number for start, _ in worker.pipes.take_back()}
+        back = [run for run in worker.runs if run.number in numbers]
+        for run in back:
+            worker.runs.remove(run)
+            del self._places[run]
+            run.put_back()
+        return back
+
+    def _withdraw(self, run: Run) -> bool:
+        """Whether ``run`` has not begun; then it never does."""
+        worker = self._places.get(run)
+        if worker is None:
+            return self._queue.remove(run.call.client, run)
+        back = self._take_back(worker)
+        for other in back:
+            if other is not run:
+                self._send(worker, other)
+        return run in back
+
+    # -- how calls begin and end -----------------------------------------------------------------------------------
+
+    def _begin(self, run: Run) -> None:
+        run.begin()
+        self._means.has_waited(run.began - run.came)
+
+    def _end(self, run: Run, outcome: bytes | SluiceError) -> None:
+        run.end(outcome)
+        self._accepted.discard(run)
+        self._outcomes[run.ending] += 1
+
+    def _stop(self, run: Run, reason: SluiceError) -> None:
+        """It never begins; or it is told to end, and killed where it does not. The first reason stays."""
+        if run.is_over or run.stopped_by is not None:
+            return
+        run.stopped_by = reason
+        if self._withdraw(run):
+            self._end(run, reason)
+            self._dispatch()
+            return
+        worker = self._places[run]
+        # If it was read, what was before it has ended: only one task at a time looks into the cell.
+        self._hear(worker)
+        if not run.is_over:
+            worker.pipes.end(run.number)
+            self._nursery.start_soon(self._kill_after_grace, worker, run)
+
+    async def _kill_after_grace(self, worker: _Worker, run: Run) -> None:
+        with trio.move_on_after(self._settings.grace):
+            await run.over.wait()
+        if not run.is_over:
+            self._killed += 1
+            worker.scope.cancel()
+
+    async def _limit(self, run: Run) -> None:
+        """Holds it to its two limits."""
+        call = run.call
+        with trio.move_on_after(call.queue_seconds):
+            await run.begun.wait()
+        if not run.begun.is_set() and self._withdraw(run):
+            run.stopped_by = DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s")
+            self._end(run, run.stopped_by)
+            return
+        with trio.move_on_after(call.run_seconds):
+            await run.over.wait()
+        self._stop(run, DeadlineExceeded(f"the task has not ended within {call.run_seconds:g} s of its begin"))
+
+    # -- the workers -----------------------------------------------------------------------------------------------
+
+    async def keep_worker(self) -> None:
+        """One worker process, and when that has ended the next, for as long as it runs."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            worker = _Worker()
+            self._workers.append(worker)
+            self._started += 1
+            try:
+                await self._live(worker)
+            finally:
+                self._workers.remove(worker)
+                self._bury(worker)
+            if worker.was_ready:
+                pause = _FIRST_PAUSE_SECONDS
+            else:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _live(self, worker: _Worker) -> None:
+        pipes = worker.pipes
+        orders = Orders(
+            server=os.getpid(),
+            calls=pipes.calls,
+            answers=pipes.answers,
+            cell=pipes.cell,
+            modules=tuple(self._modules),
+            memory=self._settings.memory,
+            processor=self._settings.processor,
+            calls_at_most=self._settings.tasks_per_worker,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, worker)
+            with worker.scope:
+                try:
+                    await self._pool.run(work, orders)
+                except ProcessDied as died:
+                    worker.died = died
+                    self._crashed += 1
+                    _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
+                except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried
+                    _log.error("worker failed", reason=f"{type(error).__name__}: {error}")
+            nursery.cancel_scope.cancel()
+
+    async def _listen(self, worker: _Worker) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(worker.pipes)
+            self._hear(worker)
+            self._dispatch()
+
+    def _hear(self, worker: _Worker) -> None:
+        while messages := worker.pipes.read():
+            for message in messages:
+                self._take(worker, message)
+
+    def _take(self, worker: _Worker, message: Message) -> None:
+        match message:
+            case Ready():
+                worker.ready = worker.was_ready = True
+            case Reported(_, done, total, text):
+                worker.runs[0].report(Progress(done, total, text))
+            case Returned() | Failed():
+                run = worker.runs.popleft()
+                del self._places[run]
+                self._means.has_run(run.call.task, message.seconds)
+                self._end(run, message.result if isinstance(message, Returned) else error_of(message))
+                if worker.runs:
+                    self._begin(worker.runs[0])
+
+    def _bury(self, worker: _Worker) -> None:
+        """What the process had begun has failed; what it had not goes on elsewhere."""
+        worker.ready = False
+        self._hear(worker)
+        back = self._take_back(worker)
+        for run in worker.runs:
+            del self._places[run]
+            self._end(run, ShuttingDown("the server is shutting down") if self._closed else crashed(worker.died))
+        worker.pipes.close()
+        if self._closed:
+            for run in back:
+                self._end(run, ShuttingDown("the server is shutting down"))
+        else:
+            self._queue.put_back(back)
+            self._dispatch()

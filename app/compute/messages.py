@@ -1,0 +1,104 @@
+"""What is said between the server and a worker process.
+
+Calls go as packets through a pipe, each read as a whole or not at all; answers come back as a stream of messages.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+MOST_PACKET_BYTES = 4096
+"""Of one packet: what a pipe keeps together (PIPE_BUF)."""
+
+_LENGTH = struct.Struct("!I")
+
+
+class GivenReport(msgspec.Struct, frozen=True, array_like=True):
+    """A stored report, open in the server. descriptor: the server's."""
+
+    user_id: str
+    media_type: str
+    size: int
+    descriptor: int
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """One call. number: of it, and of no other. task: None where the payload is a whole request.
+
+    data: the payload, unless that is in the file ``descriptor``, of ``size`` bytes.
+    """
+
+    number: int
+    task: str | None
+    data: bytes
+    descriptor: int | None = None
+    size: int = 0
+    reports: dict[str, GivenReport] = {}
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The worker takes calls."""
+
+
+class Reported(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Progress of a call."""
+
+    number: int
+    done: float
+    total: float | None
+    message: str
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Its end. seconds: that it ran. result: JSON."""
+
+    number: int
+    seconds: float
+    result: bytes
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Likewise. name: of the error (`app.errors`). members: JSON, of its problem. trace: for the log."""
+
+    number: int
+    seconds: float
+    name: str
+    detail: str
+    members: bytes = b"{}"
+    trace: str = ""
+
+
+type Message = Ready | Reported | Returned | Failed
+
+encode_start = msgspec.msgpack.Encoder().encode
+decode_start = msgspec.msgpack.Decoder(Start).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+def frame(message: Message) -> bytes:
+    """``message`` as it goes into the stream of answers."""
+    encoded = _encode(message)
+    return _LENGTH.pack(len(encoded)) + encoded
+
+
+class Frames:
+    """The stream of answers, taken apart. Bound: one message, and what was read together with it."""
+
+    def __init__(self) -> None:
+        self._read = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        self._read += data
+        start = 0
+        while len(self._read) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._read, start)
+            stop = start + _LENGTH.size + length
+            if len(self._read) < stop:
+                break
+            yield _decode(self._read[start + _LENGTH.size : stop])
+            start = stop
+        del self._read[:start]

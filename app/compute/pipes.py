@@ -1,0 +1,58 @@
+"""The server's side of what it has in common with one worker process: two pipes and a cell."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from app.compute.cells import make_cell
+from app.compute.messages import MOST_PACKET_BYTES, Frames, Message, Start, decode_start
+
+_READ_BYTES = 256 * 1024
+
+
+class WorkerPipes:
+    """calls, answers, cell: descriptors that the worker opens anew. Nothing here blocks.
+
+    A call in the pipe is read either by the worker, which then begins it, or by `take_back`, and then it never begins:
+    the kernel decides, so that there is nothing to race for. Bound: 16 calls, one for each page of a pipe.
+    """
+
+    def __init__(self) -> None:
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        self.calls, self._to_worker = os.pipe2(flags | os.O_DIRECT)  # in packets
+        self._from_worker, self.answers = os.pipe2(flags)
+        self._cell, self.cell = make_cell()
+        self._frames = Frames()
+
+    def fileno(self) -> int:
+        """Readable when there are answers."""
+        return self._from_worker
+
+    def put(self, packet: bytes) -> None:
+        """*Errors*: BlockingIOError past the bound."""
+        os.write(self._to_worker, packet)
+
+    def take_back(self) -> list[tuple[Start, bytes]]:
+        """The calls that have not begun, and now never do, with the packets that they were."""
+        taken: list[tuple[Start, bytes]] = []
+        with suppress(BlockingIOError):
+            while packet := os.read(self.calls, MOST_PACKET_BYTES):
+                taken.append((decode_start(packet), packet))
+        return taken
+
+    def read(self) -> list[Message]:
+        """What the worker has said by now; not all of it, if that is much."""
+        try:
+            return list(self._frames.feed(os.read(self._from_worker, _READ_BYTES)))
+        except BlockingIOError:
+            return []
+
+    def end(self, number: int) -> None:
+        """Tells the task of that call to end, if it is the one that runs."""
+        self._cell.value = number
+
+    def close(self) -> None:
+        for descriptor in (self.calls, self._to_worker, self._from_worker, self.answers, self.cell):
+            os.close(descriptor)
+        self._cell.close()

@@ -1,0 +1,82 @@
+"""What a request for a task says: which one, and its arguments, which are not looked into."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from app.compute.arguments import invalid_arguments
+from app.compute.strict_json import Buffer, decode_json, well_formed
+from app.errors import BadJson
+
+DEFAULT_TASK = "sum-sqrt"
+_SPACE = b" \t\n\r"
+_WANTED = 'wanted is an object: {"task": NAME, "args": {…}}, or one without a task'
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    task: Raw | UnsetType = UNSET
+    args: Raw | UnsetType = UNSET
+
+
+class _Open(msgspec.Struct):
+    """The same, whatever else is there."""
+
+    task: Raw | UnsetType = UNSET
+
+
+_request, _open = msgspec.json.Decoder(_Request), msgspec.json.Decoder(_Open)
+_name, _members = msgspec.json.Decoder(str), msgspec.json.Decoder(dict[str, Raw])
+
+
+def parse_request(raw: Buffer) -> tuple[str, Buffer]:
+    """The name of the task, and its arguments: a JSON object, or nothing; in ``raw``'s own bytes if it is a view.
+
+    The body of the original's clients is an object without ``task``, an array, or nothing: for `DEFAULT_TASK`, without
+    arguments, whatever it contains.
+    *Errors*: BadJson; InvalidArguments, which names each member that is wrong.
+    """
+    first = _first(raw)
+    if first != b"{":
+        if first:
+            well_formed(raw)
+        if first not in {b"", b"["}:
+            raise BadJson(f"the JSON is no object; {_WANTED}")
+        return DEFAULT_TASK, b""
+    try:
+        request = decode_json(_request, raw)
+    except msgspec.ValidationError:
+        if decode_json(_open, raw).task is not UNSET:
+            raise invalid_arguments(_unknown_members(raw)) from None
+        return DEFAULT_TASK, b""
+    return _parsed(request, raw)
+
+
+def _parsed(request: _Request, raw: Buffer) -> tuple[str, Buffer]:
+    if isinstance(request.task, UnsetType):
+        return DEFAULT_TASK, b""
+    mistakes: list[dict[str, str]] = []
+    name = ""
+    try:
+        name = decode_json(_name, request.task)
+    except msgspec.ValidationError:
+        mistakes.append({"field": "task", "detail": "is no string"})
+    args = b"" if isinstance(request.args, UnsetType) else memoryview(request.args)
+    if args and bytes(args[:1]) != b"{":
+        mistakes.append({"field": "args", "detail": "is no object"})
+    if mistakes:
+        raise invalid_arguments(mistakes)
+    return name, args if isinstance(raw, memoryview) else bytes(args)
+
+
+def _unknown_members(raw: Buffer) -> list[dict[str, str]]:
+    names = [name for name in decode_json(_members, raw) if name not in {"task", "args"}]
+    return [{"field": name[:100], "detail": "is no member of a request; task and args are"} for name in names]
+
+
+def _first(raw: Buffer) -> bytes:
+    """The first byte that is not space."""
+    for start in range(0, len(raw), 4096):
+        if piece := bytes(raw[start : start + 4096]).lstrip(_SPACE):
+            return piece[:1]
+    return b""

@@ -1,0 +1,131 @@
+"""One call within the local engine, from its acceptance to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import trio
+
+from app.compute.engine import Call, Progress, State
+from app.compute.messages import MOST_PACKET_BYTES, GivenReport, Start, encode_start
+from app.compute.payload import InFile, Inline
+from app.errors import SluiceError, TaskCancelled
+
+# With what is around it, and the reports that a task may have, it fits into a packet.
+_MOST_INLINE_BYTES = 1024
+
+
+class Run:
+    """`app.compute.engine.Submitted`, and what the engine knows of it.
+
+    number: of this call and no other. stopped_by: why it was told to end, once it was.
+    """
+
+    def __init__(self, number: int, call: Call, stop: Callable[[Run, SluiceError], None]) -> None:
+        self.number = number
+        self.call = call
+        self.state: State = "queued"
+        self.progress = Progress()
+        self.begun = trio.Event()
+        self.over = trio.Event()
+        self.stopped_by: SluiceError | None = None
+        self.came = trio.current_time()
+        self.began = self.came
+        self._outcome: bytes | SluiceError | None = None
+        self._stop = stop
+        self._change = trio.Event()
+        self._has_changed = False
+        self._file: int | None = None
+
+    # -- what the caller sees --------------------------------------------------------------------------------------
+
+    async def changed(self) -> None:
+        if not self._has_changed and self._outcome is None:
+            await self._change.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        self._has_changed = False
+
+    async def result(self) -> bytes:
+        await self.over.wait()
+        if isinstance(self._outcome, SluiceError):
+            raise self._outcome
+        return self._outcome or b""
+
+    def cancel(self) -> None:
+        if self._outcome is None:
+            self._stop(self, TaskCancelled("the task was cancelled"))
+
+    # -- what the engine does --------------------------------------------------------------------------------------
+
+    def packet(self) -> bytes:
+        """What a worker is told."""
+        payload = self.call.payload
+        reports = {
+            name: GivenReport(report.user_id, report.media_type, report.size, report.descriptor)
+            for name, report in self.call.reports.items()
+        }
+        match payload:
+            case Inline(data) if len(data) <= _MOST_INLINE_BYTES:
+                start = Start(self.number, self.call.task, data, reports=reports)
+            case Inline(data):
+                if self._file is None:
+                    self._file = file_of(data)
+                start = Start(self.number, self.call.task, b"", self._file, len(data), reports)
+            case InFile(descriptor, size):
+                start = Start(self.number, self.call.task, b"", descriptor, size, reports)
+        packet = encode_start(start)
+        if len(packet) > MOST_PACKET_BYTES:
+            raise ValueError("a call names more stored reports than a packet has room for")
+        return packet
+
+    def begin(self) -> None:
+        self.state = "running"
+        self.began = trio.current_time()
+        self.begun.set()
+        self._tell()
+
+    def put_back(self) -> None:
+        self.state = "queued"
+        if self.begun.is_set():
+            self.begun = trio.Event()
+        self._tell()
+
+    def report(self, progress: Progress) -> None:
+        self.progress = progress
+        self._tell()
+
+    def end(self, outcome: bytes | SluiceError) -> None:
+        """Whatever it was stopped by is what it ended by. Harmless once it has ended."""
+        if self._outcome is None:
+            self.state = "ended"
+            self._outcome = self.stopped_by or outcome
+            if self._file is not None:
+                os.close(self._file)
+            self.begun.set()
+            self.over.set()
+            self._tell()
+
+    @property
+    def ending(self) -> str:
+        """What it came to: ``succeeded``, or the name of the error."""
+        return self._outcome.name if isinstance(self._outcome, SluiceError) else "succeeded"
+
+    @property
+    def is_over(self) -> bool:
+        return self._outcome is not None
+
+    def _tell(self) -> None:
+        self._has_changed = True
+        self._change.set()
+        self._change = trio.Event()
+
+
+def file_of(data: bytes) -> int:
+    """A file in memory that holds ``data``; its descriptor is the caller's to close."""
+    descriptor = os.memfd_create("sluice-task", os.MFD_CLOEXEC)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return descriptor

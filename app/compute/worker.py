@@ -1,0 +1,257 @@
+"""A worker process: it takes one call after the other from a pipe, and says how each ended."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from app.compute.cells import Cell
+from app.compute.messages import (
+    MOST_PACKET_BYTES,
+    Failed,
+    Message,
+    Ready,
+    Reported,
+    Returned,
+    Start,
+    decode_start,
+    frame,
+)
+from app.compute.registry import load_tasks, parse_request
+from app.compute.tasks import Cancelled, StoredReport, Task, set_hooks
+from app.errors import (
+    BodyTooLarge,
+    ResultUnusable,
+    SluiceError,
+    TaskCancelled,
+    TaskFailed,
+    TaskOutOfMemory,
+    TaskOutOfTime,
+    UnknownTask,
+)
+
+MOST_RESULT_BYTES = 64 * 1024 * 1024
+# Behind the server, which is to answer while all processors compute.
+_NICENESS = 10
+# Progress is told this often at most.
+_REPORT_SECONDS = 0.05
+_MOST_TEXT = 1000
+_MOST_TRACE = 8000
+# Its size is looked at after a call that ran for so long, and after so many others.
+_LONG_SECONDS = 0.005
+_LOOK_CALLS = 50
+# Libraries for numbers would start a thread for each processor, in each worker.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is started with.
+
+    server: its process. calls, answers, cell: the server's descriptors of the pipe that calls are read from, the one
+    that answers go to, and the cell of the call that is to end. modules: of tasks. memory, processor: bytes and seconds
+    for one task. calls_at_most: then it ends.
+    """
+
+    server: int
+    calls: int
+    answers: int
+    cell: int
+    modules: Sequence[str]
+    memory: int
+    processor: float
+    calls_at_most: int
+
+    def path(self, descriptor: int) -> str:
+        """Where a file is that the server has open."""
+        return f"/proc/{self.server}/fd/{descriptor}"
+
+
+def work(orders: Orders) -> None:
+    """Serves until it has had its calls, or has grown too large; it is killed when it is no longer wanted."""
+    for name in _ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    with suppress(OSError):
+        os.nice(_NICENESS)
+    _Worker(orders).serve()
+
+
+class _OutOfTime(BaseException):
+    """The task has had all the processor time that it may have."""
+
+
+class _Worker:
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._tasks: Mapping[str, Task] = load_tasks(orders.modules)
+        self._calls = os.open(orders.path(orders.calls), os.O_RDONLY | os.O_CLOEXEC)
+        self._answers = os.open(orders.path(orders.answers), os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(orders.path(orders.cell), os.O_RDWR | os.O_CLOEXEC)
+        self._cell = Cell(descriptor)
+        os.close(descriptor)
+        self._number = 0
+        self._reported = 0.0
+        self._ruined = False
+
+    def serve(self) -> None:
+        _load_libraries()
+        _limit_memory(self._orders.memory)
+        signal.signal(signal.SIGVTALRM, _out_of_time)
+        set_hooks(self)
+        self._send(Ready())
+        since_look = 0
+        for _ in range(self._orders.calls_at_most):
+            packet = os.read(self._calls, MOST_PACKET_BYTES)
+            if not packet:
+                return
+            answer = self._answer(decode_start(packet))
+            self._send(answer)
+            since_look += 1
+            if answer.seconds >= _LONG_SECONDS or since_look >= _LOOK_CALLS:
+                since_look = 0
+                if self._ruined or _resident() > self._orders.memory // 2:
+                    return
+
+    # -- what a task calls -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        if self._cell.value == self._number:
+            raise Cancelled
+
+    def report(self, done: float, total: float | None, message: str) -> None:
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._send(Reported(self._number, float(done), total, str(message)[:_MOST_TEXT]))
+
+    # -- one call --------------------------------------------------------------------------------------------------
+
+    def _answer(self, start: Start) -> Returned | Failed:
+        self._number = start.number
+        self._reported = 0.0
+        began = time.monotonic()
+        try:
+            _limit_processor(self._orders.processor)
+            try:
+                result = self._run(start)
+            finally:
+                _limit_processor(0)
+        except Cancelled:
+            return self._failed(TaskCancelled("the task was cancelled"), began)
+        except SluiceError as error:
+            return self._failed(error, began)
+        except MemoryError:
+            self._ruined = True
+            detail = f"the task needed more than the {self._orders.memory} bytes of memory that one may have"
+            return self._failed(TaskOutOfMemory(detail), began)
+        except _OutOfTime:
+            detail = f"the task needed more than the {self._orders.processor:g} s of a processor that one may have"
+            return self._failed(TaskOutOfTime(detail), began)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the task's
+            return self._failed(_raised(error), began, "".join(traceback.format_exception(error)))
+        return Returned(start.number, time.monotonic() - began, result)
+
+    def _run(self, start: Start) -> bytes:
+        data = self._payload(start)
+        name, arguments = parse_request(data) if start.task is None else (start.task, data)
+        task = self._tasks.get(name)
+        if task is None:
+            raise UnknownTask(f"there is no task {name!r}")
+        if start.task is None and task.report_fields:
+            raise BodyTooLarge(f"a request for {name!r}, which takes a stored report, must be smaller")
+        reports = {
+            field: StoredReport(
+                user_id=given.user_id,
+                media_type=given.media_type,
+                size=given.size,
+                path=self._orders.path(given.descriptor),
+            )
+            for field, given in start.reports.items()
+        }
+        return _encoded(task.function(**task.decode(arguments, reports)))
+
+    def _payload(self, start: Start) -> bytes | memoryview:
+        if start.descriptor is None:
+            return start.data
+        descriptor = os.open(self._orders.path(start.descriptor), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return memoryview(mmap.mmap(descriptor, start.size, prot=mmap.PROT_READ))
+        finally:
+            os.close(descriptor)
+
+    def _failed(self, error: SluiceError, began: float, trace: str = "") -> Failed:
+        seconds = time.monotonic() - began
+        members = msgspec.json.encode(error.members)
+        return Failed(self._number, seconds, error.name, error.detail, members, trace[-_MOST_TRACE:])
+
+    def _send(self, message: Message) -> None:
+        left = memoryview(frame(message))
+        while left:
+            left = left[os.write(self._answers, left) :]
+
+
+def _encoded(result: object) -> bytes:
+    """*Errors*: ResultUnusable."""
+    try:
+        encoded = msgspec.json.encode(result)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ResultUnusable(f"what the task returned cannot be JSON: {_text(error)}") from error
+    if len(encoded) > MOST_RESULT_BYTES:
+        raise ResultUnusable(f"what the task returned has {len(encoded)} bytes, more than {MOST_RESULT_BYTES}")
+    return encoded
+
+
+def _raised(error: BaseException) -> TaskFailed:
+    kind = type(error).__name__
+    return TaskFailed(f"{kind}: {_text(error)}", members={"exception": kind, "message": _text(error)})
+
+
+def _text(error: BaseException) -> str:
+    try:
+        # What is no text in UTF-8 could not be sent.
+        return str(error)[:_MOST_TEXT].encode("utf-8", "replace").decode()
+    except Exception:  # noqa: BLE001 - of the task's own class
+        return "(its message cannot be told)"
+
+
+def _load_libraries() -> None:
+    """What tasks mostly use, before there is a limit: some take it badly while they are loaded."""
+    import numpy  # noqa: F401, PLC0415
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+def _limit_memory(task: int) -> None:
+    """What there is by now is not the tasks'."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + task
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def _limit_processor(seconds: float) -> None:
+    """From now on; 0: none. The first limit raises in the task; what does not come back to Python for that runs into
+    the second, by which the kernel ends the process."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds and seconds * 1.1 + 1)
+
+
+def _out_of_time(_: int, __: FrameType | None) -> None:
+    raise _OutOfTime
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

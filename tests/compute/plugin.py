@@ -1,0 +1,148 @@
+"""Tasks of a plug-in, which behave in all the ways that tasks do."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from app.compute import Cancelled, checkpoint, progress, task
+
+
+@task(name="echo")
+def echo(value: object) -> object:
+    """What it is given."""
+    return value
+
+
+@task(name="pid")
+def pid() -> int:
+    """The process that it runs in."""
+    return os.getpid()
+
+
+@task(name="hold")
+def hold(begun: str, then: str | None = None) -> str:
+    """Tells that it has begun; checks in until ``then`` exists, and tells how it was ended."""
+    Path(begun).write_text(str(os.getpid()))
+    try:
+        while not (then and Path(then).exists()):
+            checkpoint()
+            time.sleep(0.001)
+    except Cancelled:
+        Path(begun).with_suffix(".ended").write_text("cleaned up")
+        raise
+    return "done"
+
+
+@task(name="spin")
+def spin(begun: str) -> None:
+    """Never checks in."""
+    Path(begun).write_text(str(os.getpid()))
+    while True:
+        pass
+
+
+@task(name="swallow")
+def swallow(begun: str) -> None:
+    """Goes on when it is told to end."""
+    Path(begun).write_text(str(os.getpid()))
+    while True:
+        try:
+            checkpoint()
+        except Cancelled:
+            Path(begun).with_suffix(".told").touch()
+
+
+@task(name="steps")
+def steps(count: int) -> str:
+    """Reports each of its steps."""
+    for step in range(count):
+        progress(step + 1, count, f"step {step + 1}")
+        time.sleep(0.06)
+    return "done"
+
+
+@task(name="segfault")
+def segfault() -> None:
+    """Reads where there is nothing."""
+    ctypes.string_at(0)
+
+
+@task(name="leave")
+def leave(code: int) -> None:
+    """Ends its process."""
+    os._exit(code)
+
+
+@task(name="exit")
+def leave_politely() -> None:
+    """Raises what ends other programs."""
+    sys.exit(3)
+
+
+@task(name="stop")
+def stop() -> None:
+    """Is killed by somebody."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="allocate")
+def allocate(size: int) -> int:
+    """Takes memory."""
+    return len(bytearray(size))
+
+
+@task(name="compute")
+def compute() -> None:
+    """Takes a processor, in Python."""
+    while True:
+        pass
+
+
+@task(name="compute-in-c")
+def compute_in_c() -> int:
+    """Takes a processor, where no signal handler of Python's runs."""
+    return sum(range(10**12))
+
+
+@task(name="unusable")
+def unusable() -> object:
+    """Returns what JSON has no word for."""
+    return object()
+
+
+@task(name="much")
+def much(size: int) -> str:
+    """Returns much."""
+    return "x" * size
+
+
+class _Odd(Exception):
+    def __init__(self, first: object, second: object) -> None:
+        super().__init__(first, second)
+        self.lock = open(os.devnull)  # noqa: SIM115, PTH123 - cannot be pickled
+
+    def __str__(self) -> str:
+        return "odd \ud800 text"
+
+
+@task(name="fail")
+def fail(how: str = "plainly") -> None:
+    """Raises."""
+    if how == "oddly":
+        raise _Odd(lambda: 1, object())
+    raise LookupError("there is no such thing")
+
+
+_kept: list[bytes] = []
+
+
+@task(name="keep")
+def keep(size: int) -> None:
+    """Keeps memory for good."""
+    _kept.append(b"x" * size)
+    time.sleep(0.01)
