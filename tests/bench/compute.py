@@ -76,7 +76,7 @@ class BesideCalls(BesidePosts):
 def _sums(name: str, title: str, connections: int, posted: str, value: float) -> Requests:
     return Requests(
         name=name,
-        title=f"{title}, {connections} connections, as many workers each",
+        title=f"{title}, {connections} connections; workers that compute: {COMPUTE_WORKERS} each",
         path=PROCESS,
         posted=posted,
         answer=lambda _: result_of(value),
