@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
 from tests.bench.ground import Ground
 from tests.bench.peer import Server
@@ -19,6 +22,7 @@ _PHASES = 3  # of each kind
 _SETTLE_SECONDS = 1.0  # in which a server gets over the end of thousands of connections
 _READ_USER = "slow-read"
 _READ_BYTES = 1_000_000_000
+_HEALTHY = b'{"status":"ok"}\n'
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,12 @@ class Beside(Work[Server]):
             burdens.append(burden)
             time.sleep(_SETTLE_SECONDS)
         problems = [problem for phase in (*alone, *beside) for problem in phase.measured.problems]
-        problems += [problem for burden in burdens for problem in burden.summary()["problems"]]
+        done = [burden.summary() for burden in burdens]
+        problems += [problem for summary in done for problem in summary["problems"]]
         problems += wrong_answer(peer, self.asked, self.body(ground).__eq__)
-        return Measurement({} if problems else _figures(alone, beside, connections), problems)
+        if problems:
+            return Measurement({}, problems)
+        return Measurement(_figures(alone, beside, connections) | of_burden(done), [])
 
     def burden_of(self, ground: Ground, connections: int, *, quick: bool) -> tuple[str, Sequence[tuple[str, object]]]:
         """Its path and options."""
@@ -74,6 +81,28 @@ class Beside(Work[Server]):
         with load(wrk(server, self.asked, self.others, seconds), ground) as loading:
             watched = loading.watch_to_end(server, seconds)
         return _Phase(read_wrk(loading.summary(), len(self.body(ground))), watched)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesidePosts(Beside):
+    """Each connection of the burden posts the same file again and again; /healthz is asked for beside it."""
+
+    burden: str = "posting"
+    connections: int = 4
+    quick_connections: int = 4
+    asked: str = "/healthz"
+    body: Callable[[Ground], bytes] = lambda _: _HEALTHY
+
+    @abstractmethod
+    def posted(self, ground: Ground, *, quick: bool) -> tuple[str, Path, str]:
+        """The path, the file that is posted there, and its media type if it needs one."""
+
+    def prepare(self, ground: Ground, *, quick: bool) -> None:
+        self.posted(ground, quick=quick)
+
+    def burden_of(self, ground: Ground, connections: int, *, quick: bool) -> tuple[str, Sequence[tuple[str, object]]]:
+        path, file, media_type = self.posted(ground, quick=quick)
+        return path, [("connections", connections), ("file", file), ("type", media_type)]
 
 
 def _figures(alone: list[_Phase], beside: list[_Phase], connections: int) -> dict[str, float]:
@@ -99,6 +128,14 @@ def _figures(alone: list[_Phase], beside: list[_Phase], connections: int) -> dic
         "cpu_seconds": sum(phase.watched.cpu for phase in beside),
         "cpu_seconds_alone": sum(phase.watched.cpu for phase in alone),
     }
+
+
+def of_burden(done: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What a burden got, where it tells: one that gets nothing would be none."""
+    if not all("answers" in summary for summary in done):
+        return {}
+    seconds = sum(summary["seconds"] for summary in done)
+    return {"burden_answers_per_second": sum(summary["answers"] for summary in done) / seconds}
 
 
 BESIDE_COLUMNS = (

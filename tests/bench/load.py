@@ -27,7 +27,7 @@ from tests.bench.client import (
     percentile,
     ready,
 )
-from tests.bench.sending import get, put, transform, transforming
+from tests.bench.sending import get, posting, put, transform
 
 _OPENED_AT_ONCE = 100
 _SLOW_RATE = 1e6  # bytes a second
@@ -148,7 +148,7 @@ KINDS: dict[str, Callable[[argparse.Namespace, Ending], dict[str, Any]]] = {
     "slow-upload": slow_upload,
     "idle": idle,
     "transform": transform,
-    "transforming": transforming,
+    "posting": posting,
     "put": put,
     "get": get,
 }
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="to stop after, where a load has no end of its own")
     parser.add_argument("--rate", type=float, help="bytes a second of each slow reader")
     parser.add_argument("--file", type=Path, help="what is sent")
+    parser.add_argument("--type", help="its media type")
     parser.add_argument("--repeat", type=int, default=1, help="how often, in one body")
     parser.add_argument("--output", type=Path, help="where an answer's body goes; it is thrown away without")
     parser.add_argument("--size", type=int, default=400_000_000, help="bytes of an upload")

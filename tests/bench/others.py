@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -11,49 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 from tests import processes
-from tests.bench.peer import IO_THREADS, ServerPeer, once, told
+from tests.bench.peer import SOURCES, ServerPeer, once, told
 from tests.bench.process_group import run_to_end
 
-SOURCES = Path(__file__).parent / "peers"
 _BUILD_SECONDS = 300
 _NGINX = shutil.which("nginx") or "/usr/sbin/nginx"  # often not on the PATH of a user
-
-
-class Express(ServerPeer):
-    """The original: Express, mysql2, the file read whole."""
-
-    name = "express"
-    title = "Express + mysql2"
-
-    @property
-    def _built(self) -> Path:
-        return self.ground.work / "express"
-
-    @property
-    def folder(self) -> Path:
-        return self.ground.reports
-
-    def build(self) -> None:
-        self._built.mkdir(parents=True, exist_ok=True)
-        for source in (SOURCES / "express").iterdir():
-            if source.is_file():
-                shutil.copy(source, self._built)
-        with once(self._built, self._built / "package-lock.json") as needed:
-            if needed:
-                command = ["npm", "ci", "--no-audit", "--no-fund"]
-                run_to_end(command, self._built, self._built / "build.log", _BUILD_SECONDS)
-
-    def command(self, port: int) -> list[str]:
-        return ["node", str(self._built / "server.js")]
-
-    def environment(self, port: int) -> dict[str, str]:
-        settings = {"PORT": str(port), "NODE_ENV": "production", "UV_THREADPOOL_SIZE": IO_THREADS}
-        return dict(os.environ) | self.ground.database | settings
-
-    def versions(self) -> dict[str, str]:
-        modules = {name: self._built / "node_modules" / name / "package.json" for name in ("express", "mysql2")}
-        found = {name: str(json.loads(path.read_text())["version"]) for name, path in modules.items()}
-        return {"node": told(["node", "--version"]).lstrip("v")} | found
 
 
 class _InPeersVenv(ServerPeer):

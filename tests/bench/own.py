@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from pathlib import Path
 
 from tests import processes
-from tests.bench.peer import IO_THREADS, ServerPeer
+from tests.bench.peer import COMPUTE_WORKERS, IO_THREADS, ServerPeer
+
+GRACE_MS = 1000  # of a task that is told to end
+TASKS = "tests.bench.peers.tasks"
 
 _MAX_UPLOAD = "1TiB"  # 10 GB in one body are more than the default
 
@@ -82,6 +86,24 @@ class SluiceRoute(SluiceEmbedded):
     name = "sluice-route"
     title = "Quart-Trio in Sluice"
     app = "tests.bench.peers.sluice_routes:app"
+
+
+class SluiceCompute(SluiceEmbedded):
+    """Sluice with as many workers as its peer, room for whoever waits there, and the benchmark's own tasks."""
+
+    name = "sluice-compute"
+    title = "Sluice"
+
+    def environment(self, port: int) -> dict[str, str]:
+        configuration = self.ground.folder / "compute.toml"
+        configuration.write_text(f"[tasks]\nmodules = [{json.dumps(TASKS)}]\n")
+        given = {
+            "SLUICE_CONFIG": str(configuration),
+            "SLUICE_COMPUTE_WORKERS": str(COMPUTE_WORKERS),
+            "SLUICE_COMPUTE_QUEUE": "256",
+            "SLUICE_TASK_GRACE": f"{GRACE_MS}ms",
+        }
+        return super().environment(port) | given
 
 
 def own_versions(*names: str) -> dict[str, str]:

@@ -12,11 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.flow.processes import usable_cpus
 from tests.bench.ground import Ground
 from tests.bench.process_group import has_ended, process_group, tail
 from tests.mariadb import free_port
 
+SOURCES = Path(__file__).parent / "peers"
 IO_THREADS = "8"  # for reading files, the same for each peer that has such a setting
+COMPUTE_WORKERS = max(1, usable_cpus() - 1)  # processes or threads that compute, the same for each peer that does
 
 _START_SECONDS = 40
 
@@ -32,10 +35,12 @@ class Server:
         """Status and body."""
         return self.ask("GET", path, seconds)
 
-    def ask(self, method: str, path: str, seconds: float = 10) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, seconds: float = 10, posted: str = "") -> tuple[int, bytes]:
+        """posted: JSON, where there is any."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
-            connection.request(method, path)
+            kind = {"Content-Type": "application/json"} if posted else {}
+            connection.request(method, path, posted or None, kind)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -146,7 +146,7 @@ def _wait_precisely(process: subprocess.Popen[bytes], seconds: float) -> bool:
 def usage(pid: int) -> Usage:
     """Of ``pid`` and its descendants now."""
     rss, anon, serving, cpu = 0, 0, 0, 0.0
-    for member, generation in _descendants(pid):
+    for member, generation in descendants(pid):
         with suppress(OSError):  # it has just ended
             fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
             cpu += sum(map(int, fields[11:15])) / _TICKS  # its own, and that of children it has waited for
@@ -162,13 +162,13 @@ def tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:].strip()
 
 
-def _descendants(pid: int, generation: int = 0) -> Iterator[tuple[int, int]]:
+def descendants(pid: int, generation: int = 0) -> Iterator[tuple[int, int]]:
     """With their generations, that of ``pid`` first."""
     yield pid, generation
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in task.read_text().split():
-                yield from _descendants(int(child), generation + 1)
+                yield from descendants(int(child), generation + 1)
 
 
 def _end(process: Leader) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.bench.others import Express, FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
-from tests.bench.own import Sluice, SluiceEmbedded, SluiceListing, SluiceRaw, SluiceRoute
+from tests.bench.node_peers import Express, ExpressPiscina
+from tests.bench.others import FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
+from tests.bench.own import Sluice, SluiceCompute, SluiceEmbedded, SluiceListing, SluiceRaw, SluiceRoute
 from tests.bench.peer import Peer
 from tests.bench.tools import CopyAndHash, Miller, NodePipeline, SluiceCommand
 
@@ -13,6 +14,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
     kind.name: kind
     for kind in (
         Express,
+        ExpressPiscina,
         FastApi,
         Uvicorn,
         Granian,
@@ -24,6 +26,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
         SluiceRaw,
         SluiceRoute,
         SluiceListing,
+        SluiceCompute,
         NodePipeline,
         Miller,
         CopyAndHash,

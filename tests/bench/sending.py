@@ -95,6 +95,7 @@ class Sender:
         self.socket.connect(("127.0.0.1", options.port))
         head = f"{method} {options.path} HTTP/1.1\r\nHost: 127.0.0.1:{options.port}\r\n"
         self.first_byte_ms: float | None = None  # of the first request
+        head += f"Content-Type: {options.type}\r\n" if options.type else ""
         self._request = f"{head}Content-Length: {self._length}\r\n\r\n".encode()
 
     def begin(self, output: IO[bytes] | None = None) -> None:
@@ -150,11 +151,11 @@ def get(options: argparse.Namespace, ending: Ending) -> dict[str, Any]:
     return _one(options, ending, "GET")
 
 
-def transforming(options: argparse.Namespace, ending: Ending) -> dict[str, Any]:
+def posting(options: argparse.Namespace, ending: Ending) -> dict[str, Any]:
     """Each connection sends request after request, until SIGTERM."""
     senders = [Sender(options, "POST") for _ in range(options.connections)]
     selector = selectors.DefaultSelector()
-    stand, received = False, 0
+    stand, received, answers, began = False, 0, 0, time.perf_counter()
     for sender in senders:
         sender.begin()
         selector.register(sender.socket, sender.wanted, sender)
@@ -163,12 +164,14 @@ def transforming(options: argparse.Namespace, ending: Ending) -> dict[str, Any]:
             if sender.answer.ended:
                 sender.check_all_sent()
                 received += sender.answer.size
+                answers += 1
                 sender.begin()
             _look_for(sender, selector)
         if not stand and all(sender.first_byte_ms is not None for sender in senders):
             stand = True
             ready()
-    return {"bytes": received + sum(sender.answer.size for sender in senders)}
+    received += sum(sender.answer.size for sender in senders)
+    return {"bytes": received, "answers": answers, "seconds": time.perf_counter() - began}
 
 
 def _one(

@@ -1,3 +1,11 @@
+-- With an argument behind the address: posts it, as JSON.
+init = function(arguments)
+  if arguments[1] then
+    wrk.method, wrk.body = "POST", arguments[1]
+    wrk.headers["Content-Type"] = "application/json"
+  end
+end
+
 -- Prints what wrk counted as one line of JSON: its own report rounds, in units that change.
 done = function(summary, latency)
   local errors = summary.errors

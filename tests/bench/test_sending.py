@@ -154,7 +154,7 @@ def test_a_burden_sends_request_after_request_until_it_is_ended(source: Path) ->
         requests.release()
         return True
 
-    with serving(serve) as port, _running("transforming", port, "--file", source, "--connections", 2) as load:
+    with serving(serve) as port, _running("posting", port, "--file", source, "--connections", 2) as load:
         assert load.stdout is not None
         assert json.loads(load.stdout.readline()) == {"ready": True}
         for _ in range(6):
@@ -163,11 +163,25 @@ def test_a_burden_sends_request_after_request_until_it_is_ended(source: Path) ->
         found = json.loads(load.communicate(timeout=20)[0])
     assert found["problems"] == []
     assert found["bytes"] > 4 * len(CONTENT)
+    assert found["answers"] >= 4  # each of the two may have been in the middle of another one
+    assert found["seconds"] > 0
+
+
+def test_what_is_posted_may_have_a_media_type(source: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        with _running("posting", listener.getsockname()[1], "--file", source, "--type", "application/json"):
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                connection.settimeout(20)
+                head = list(iter(lines.readline, b"\r\n"))
+    assert head[0] == b"POST /path HTTP/1.1\r\n"
+    assert b"Content-Type: application/json\r\n" in head
 
 
 def test_a_burden_that_is_refused_has_a_problem(source: Path) -> None:
     with serving(answering(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")) as port:
-        assert _run("transforming", port, "--file", source)["problems"] == ["LoadError: status 503: b''"]
+        assert _run("posting", port, "--file", source)["problems"] == ["LoadError: status 503: b''"]
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tests import processes
 from tests.bench.ground import Ground
-from tests.bench.others import SOURCES
 from tests.bench.own import own_versions
-from tests.bench.peer import IO_THREADS, Peer, told
+from tests.bench.peer import IO_THREADS, SOURCES, Peer, told
 
 _UPPER = SOURCES / "upper.js"
 

@@ -158,10 +158,10 @@ def load(command: Sequence[str], ground: Ground) -> Generator[Load]:
         yield Load(process, log)
 
 
-def wrong_answer(server: Server, path: str, right: Callable[[bytes], bool]) -> list[str]:
-    """What is wrong with the server's answer there, in words; nothing, mostly."""
+def wrong_answer(server: Server, path: str, right: Callable[[bytes], bool], posted: str = "") -> list[str]:
+    """What is wrong with the server's answer there, to JSON if some is posted, in words; nothing, mostly."""
     try:
-        status, found = server.get(path, seconds=_GRACE_SECONDS)
+        status, found = server.ask("POST" if posted else "GET", path, _GRACE_SECONDS, posted)
     except (OSError, http.client.HTTPException) as error:
         return [f"no answer: {error!r}"]
     if status != 200:

@@ -6,6 +6,8 @@ from typing import Any
 
 from tests.bench.beside import IDLE, SLOW_READERS
 from tests.bench.beside_streams import BESIDE_CSV, BESIDE_UPPER
+from tests.bench.compute import BESIDE_COMPUTE, BESIDE_JSON, COMPUTE_SUM, COMPUTE_TRIVIAL
+from tests.bench.leave import COMPUTE_LEAVE
 from tests.bench.stored import LIST, PUT
 from tests.bench.stream_memory import MEMORY, RECORDS_MEMORY
 from tests.bench.streams import CSV, UPPER_ASCII, UPPER_MIXED
@@ -30,6 +32,11 @@ WORKS: dict[str, Work[Any]] = {
         LIST,
         BESIDE_UPPER,
         BESIDE_CSV,
+        COMPUTE_SUM,
+        COMPUTE_TRIVIAL,
+        BESIDE_COMPUTE,
+        BESIDE_JSON,
+        COMPUTE_LEAVE,
         MEMORY,
         RECORDS_MEMORY,
     )

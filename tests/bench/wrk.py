@@ -19,10 +19,10 @@ _SUMMARY = Path(__file__).parent / "summary.lua"
 _HELLO = b"Hello, World!"
 
 
-def wrk(server: Server, path: str, connections: int, seconds: int) -> list[str]:
-    """The command: wrk on one thread."""
+def wrk(server: Server, path: str, connections: int, seconds: int, posted: str = "") -> list[str]:
+    """The command: wrk on one thread. posted: JSON, where there is any."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", str(_SUMMARY)]
-    return [*command, f"http://127.0.0.1:{server.port}{path}"]
+    return [*command, f"http://127.0.0.1:{server.port}{path}", *(["--", posted] if posted else [])]
 
 
 def read_wrk(summary: dict[str, Any], size: int) -> Measurement:
@@ -39,35 +39,49 @@ def read_wrk(summary: dict[str, Any], size: int) -> Measurement:
     return Measurement(figures | {name: summary[name] for name in ("p50_ms", "p99_ms")}, problems)
 
 
-def warm_up(server: Server, ground: Ground, path: str, connections: int = 50) -> None:
-    with load(wrk(server, path, connections, WARM_UP_SECONDS), ground) as warming:
+def warm_up(server: Server, ground: Ground, path: str, connections: int = 50, posted: str = "") -> None:
+    with load(wrk(server, path, connections, WARM_UP_SECONDS, posted), ground) as warming:
         warming.watch_to_end(server, WARM_UP_SECONDS)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A body. size: bytes that it has at least."""
+
+    size: int
+    right: Callable[[bytes], bool]
+
+
+def exactly(body: bytes) -> Expected:
+    return Expected(len(body), body.__eq__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Requests(Work[Server]):
-    """One request again and again. body: what each answer must be."""
+    """One request again and again. posted: its JSON; without, it is a GET. answer: what each must be."""
 
     path: str
-    body: Callable[[Ground], bytes]
+    answer: Callable[[Ground], Expected]
+    posted: str = ""
     connections: int = 50
 
     def measure(self, peer: Server, ground: Ground, seconds: int, *, quick: bool) -> Measurement:
         """Adds the greatest RSS in that time (MiB), and the CPU time that the server's processes used in it."""
-        body = self.body(ground)
-        warm_up(peer, ground, self.path, self.connections)
-        problems = wrong_answer(peer, self.path, body.__eq__)
-        with load(wrk(peer, self.path, self.connections, seconds), ground) as loading:
+        expected = self.answer(ground)
+        warm_up(peer, ground, self.path, self.connections, self.posted)
+        problems = wrong_answer(peer, self.path, expected.right, self.posted)
+        with load(wrk(peer, self.path, self.connections, seconds, self.posted), ground) as loading:
             watched = loading.watch_to_end(peer, seconds)
-        measured = read_wrk(loading.summary(), len(body))
-        problems += measured.problems + wrong_answer(peer, self.path, body.__eq__)
+        measured = read_wrk(loading.summary(), expected.size)
+        problems += measured.problems + wrong_answer(peer, self.path, expected.right, self.posted)
         figures = measured.figures | {"rss_mib": watched.rss_mib, "cpu_seconds": watched.cpu}
         if requests := measured.figures.get("requests"):
             figures["cpu_us_per_request"] = watched.cpu / requests * 1e6
         return Measurement(figures, problems)
 
 
-def _columns(reference: str) -> tuple[Column, ...]:
+def request_columns(reference: str) -> tuple[Column, ...]:
+    """reference: what to call the reference peer in short."""
     return (
         Column("requests_per_second", "requests/s", ",.0f", ratio=f"× {reference}", spread=True),
         Column("p50_ms", "p50 ms", ".1f"),
@@ -82,10 +96,10 @@ REPORT = Requests(
     name="report",
     title="a user's report of 20 KB, 50 connections, one worker each",
     path=REPORT_PATH,
-    body=lambda ground: ground.report,
+    answer=lambda ground: exactly(ground.report),
     peers=("express", "fastapi", "sluice-mysql", "sluice-sqlite"),
     reference="express",
-    columns=_columns("Express"),
+    columns=request_columns("Express"),
     targets=(
         Target("requests/s ÷ Express's", "sluice-mysql", "requests_per_second", to="express", at_least=5),
         Target("p99 ÷ Express's", "sluice-mysql", "p99_ms", to="express", at_most=1 / 3),
@@ -97,10 +111,10 @@ HELLO = Requests(
     name="hello",
     title="raw ASGI hello, 50 connections, one worker each",
     path="/hello",
-    body=lambda _: _HELLO,
+    answer=lambda _: exactly(_HELLO),
     peers=("uvicorn", "granian", "hypercorn", "sluice-raw"),
     reference="uvicorn",
-    columns=_columns("uvicorn"),
+    columns=request_columns("uvicorn"),
     targets=(
         Target("requests/s ÷ uvicorn's", "sluice-raw", "requests_per_second", to="uvicorn", at_least=1),
         Target("requests/s ÷ granian's", "sluice-raw", "requests_per_second", to="granian"),
@@ -111,9 +125,9 @@ ROUTE = Requests(
     name="route",
     title="a route's hello, 50 connections, one worker each",
     path="/hello",
-    body=lambda _: _HELLO,
+    answer=lambda _: exactly(_HELLO),
     peers=("express", "fastapi", "sluice-route"),
     reference="express",
-    columns=_columns("Express"),
+    columns=request_columns("Express"),
     targets=(Target("requests/s ÷ Express's", "sluice-route", "requests_per_second", to="express", at_least=1),),
 )

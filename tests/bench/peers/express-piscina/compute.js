@@ -1,0 +1,5 @@
+module.exports = (n) => {
+  let sum = 0;
+  for (let i = 0; i < n; i++) sum += Math.sqrt(i);
+  return sum;
+};
