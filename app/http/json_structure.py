@@ -41,10 +41,7 @@ class JsonStructure:
         self._length = 0  # of the string that has begun
 
     def feed(self, chunk: bytes) -> None:
-        if len(chunk) <= self._most:
-            self._scan(chunk)
-            return
-        for start in range(0, len(chunk), self._most):
+        for start in range(0, len(chunk), self._most):  # of an empty one there is nothing to scan
             self._scan(chunk[start : start + self._most])
 
     def finish(self) -> None:
@@ -95,7 +92,7 @@ class JsonStructure:
         if self._escaped and piece.startswith((b'"', b"\\")):
             piece = b"_" + piece[1:]
         if b"\\" not in piece:
-            return piece, self._escaped and not piece
+            return piece, False
         # From the left: of an odd number in a row the last one is left.
         piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
         return piece, piece.endswith(b"\\")

@@ -16,6 +16,7 @@ _PREFERENCE = re.compile(
 # Up to the next comma that is not within quotation marks; what is opened and never closed takes all.
 _ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\[\s\S])*+(?:"|\\?\Z))*+')
 _ESCAPE = re.compile(r"\\(.)")
+_LONGEST = 4096
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _DIGITS = re.compile(r"[0-9]++")
 
@@ -32,11 +33,12 @@ class Preferences:
 def parse_prefer(field: str | None) -> Preferences:
     """What ``field`` prefers; several fields are joined by commas.
 
-    Nothing in it is an error (RFC 7240 2): what is malformed, or not known here, counts as not given. Of a preference
-    that is given several times the first one counts, even where its value is none.
+    Nothing in it is an error (RFC 7240 2): what is malformed, or not known here, counts as not given, and so does all
+    of what is longer than `_LONGEST`. Of a preference that is given several times the first one counts, even where its
+    value is none.
     """
     given: dict[str, str] = {}
-    for name, value in _preferences(field or ""):
+    for name, value in _preferences(field if field and len(field) <= _LONGEST else ""):
         given.setdefault(name, value)
     wait = given.get("wait", "")
     return Preferences(given.get("respond-async") == "", _seconds(wait) if _DIGITS.fullmatch(wait) else None)

@@ -156,6 +156,13 @@ def test_the_limits_that_nobody_names() -> None:
         JsonStructure().feed(b"[" * 65)
 
 
+def test_an_empty_chunk_changes_nothing() -> None:
+    structure = JsonStructure(max_depth=0)
+    for chunk in (b"", b'"', b"", b"\\", b"", b'"', b"", b"[", b"", b'"', b""):
+        structure.feed(chunk)
+    structure.finish()
+
+
 @pytest.mark.parametrize(
     ("text", "detail"),
     [

@@ -51,6 +51,8 @@ _ASYNC = Preferences(respond_async=True)
         ('fo"o" x, respond-async', _ASYNC),
         ("f(o), respond-async", _ASYNC),
         ("=, ;, wait=1;=, respond-async", _ASYNC),
+        (f"respond-async, x={'x' * 4079}", _ASYNC),
+        (f"respond-async, x={'x' * 4080}", _NONE),
         ("respond-async x", _NONE),
         ("wait==5", _NONE),
     ],

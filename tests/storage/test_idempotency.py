@@ -231,6 +231,16 @@ async def test_a_claim_of_one_that_is_not_there_is_free(database: Database, keys
     assert await _ask(keys, "b" * 64)
 
 
+async def test_a_claim_of_ours_that_nobody_here_has_is_free_here(
+    database: Database, instances: Instances, keys: IdempotencyKeys, elsewhere: IdempotencyKeys
+) -> None:
+    """Such as one whose insertion was taken for lost with its connection."""
+    await _claim_of(database, keys, instances.id)
+    with pytest.raises(IdempotencyConflict):
+        await _ask(elsewhere)
+    assert await _ask(keys, "b" * 64)
+
+
 async def test_when_an_instance_dies_its_claims_are_removed_and_its_answers_stay(
     database: Database, clock: Clock
 ) -> None:

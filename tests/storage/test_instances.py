@@ -16,6 +16,8 @@ from app.settings import DatabaseSettings
 from app.storage.database import Database
 from app.storage.instances import BEAT_SECONDS, DEAD_SECONDS, Instances, open_instances
 from app.storage.migrate import migrate
+from tests.conftest import open_migrated
+from tests.mariadb import running_mariadb
 from tests.storage.immediate import Immediate, as_database
 
 _OUTAGE = 6 * DEAD_SECONDS
@@ -91,7 +93,7 @@ async def test_the_dead_are_found_in_time_and_the_living_never(
     async with AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(open_instances(as_database(Immediate(raw)))) for _ in range(3)]
         graves = [_Graves(instances) for instances in opened]
-        await trio.sleep(3600)
+        await trio.sleep(600)
         raw.execute("INSERT INTO instances (id, beat) VALUES ('dead', 1)")
         begun = trio.current_time()
         await trio.sleep(_LATEST)
@@ -211,6 +213,31 @@ async def test_one_that_beats_again_while_it_is_put_in_order_stays(
         await trio.sleep(_LATEST)
         assert _there(raw) == {instances.id, "dead"}
         assert await instances.is_alive("dead")
+
+
+# -- a server that goes away -------------------------------------------------------------------------------------------
+
+
+async def test_while_mysql_is_away_nobody_dies() -> None:
+    with running_mariadb() as server:
+        async with (
+            open_migrated(server.create_database()) as database,
+            open_instances(database, beat_seconds=0.05, dead_seconds=1.0) as one,
+            open_instances(database, beat_seconds=0.05, dead_seconds=1.0) as other,
+        ):
+            graves = [_Graves(one), _Graves(other)]
+            begun = trio.current_time()
+            await trio.to_thread.run_sync(server.stop)
+            # For longer than it takes to be dead; and the tries to connect are spread over some time more.
+            await trio.sleep_until(begun + 1.5)
+            with capture_logs() as logs:
+                await trio.to_thread.run_sync(server.start)
+                with trio.fail_after(60):
+                    while [log["event"] for log in logs].count("instances are watched again") < 2:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+            assert await one.is_alive(other.id)
+            assert await other.is_alive(one.id)
+            assert [grave.found for grave in graves] == [{}, {}]
 
 
 # -- the beginning and the end -----------------------------------------------------------------------------------------
