@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 
 import trio
 
+from app.compute.bodies import Bodies
+from app.compute.engine import Call
+from app.compute.local import open_local_engine
+from app.compute.payload import Inline
+from app.compute.registry import load_tasks
+from app.compute.routes import compute_blueprint
+from app.compute.service import Compute
 from app.flow.drain import DrainGate
 from app.flow.threads import ThreadPool
+from app.jobs.routes import jobs_blueprint
+from app.jobs.service import Jobs, open_jobs
 from app.reports.catalogue import open_catalogue
 from app.reports.list_route import list_route
 from app.reports.listing import Listing
@@ -19,6 +28,8 @@ from app.reports.service import Reports
 from app.settings import Settings
 from app.storage.blobs import LocalBlobs, open_blobs
 from app.storage.database import Database
+from app.storage.idempotency import IdempotencyKeys
+from app.storage.instances import open_instances
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
@@ -27,39 +38,82 @@ from app.transforms.service import Transforms, open_transforms
 from app.web.application import build_application
 from app.web.health import health_blueprint
 from app.web.index import index_blueprint
+from app.web.later import Later
 from app.web.lifespan import Server
 from app.wire.asgi import AsgiApp
 
 
 @dataclass(frozen=True)
-class House:
-    """The rooms, open."""
+class Stores:
+    """Where reports are kept, open."""
 
     database: Database
     blobs: LocalBlobs
     reports: Reports
+
+
+@dataclass(frozen=True)
+class House:
+    """The rooms of a server, open."""
+
+    stores: Stores
     transforms: Transforms
+    compute: Compute
+    jobs: Jobs[Call]
+    keys: IdempotencyKeys
 
 
 @asynccontextmanager
-async def open_house(settings: Settings) -> AsyncGenerator[House]:
-    """Opens the rooms; what has been opened is closed in reverse, also when a later one fails.
+async def open_stores(settings: Settings) -> AsyncGenerator[Stores]:
+    """All that a command needs which is no server.
 
     *Errors*: StartError, maybe within a group.
     """
     # Name look-ups run in Trio's own threads, of which there are 40 unless somebody says otherwise.
     trio.to_thread.current_default_thread_limiter().total_tokens = settings.threads.io
-    blobs = await open_blobs(settings.reports.directory, ThreadPool("files", settings.threads.io))
-    async with open_database(settings) as database:
-        await check_schema(database)
-        async with (
-            open_catalogue(database, settings.reports.keep_versions) as catalogue,
-            open_transforms(settings) as transforms,
-        ):
-            try:
-                yield House(database, blobs, Reports(catalogue, blobs), transforms)
-            finally:
-                blobs.close()
+    files = ThreadPool("files", settings.threads.io)
+    with closing(await open_blobs(settings.reports.directory, files)) as blobs:
+        async with open_database(settings) as database:
+            await check_schema(database)
+            async with open_catalogue(database, settings.reports.keep_versions) as catalogue:
+                yield Stores(database, blobs, Reports(catalogue, blobs))
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[House]:
+    """Opens the rooms, whose work passes ``gate``; what has been opened is closed in reverse, also when a later one
+    fails.
+
+    *Errors*: StartError, maybe within a group.
+    """
+    tasks = load_tasks(settings.tasks.modules)
+    async with (
+        open_stores(settings) as stores,
+        open_transforms(settings) as transforms,
+        open_local_engine(settings.compute, settings.tasks.modules) as engine,
+        open_instances(stores.database) as instances,
+    ):
+        keys = IdempotencyKeys(stores.database, instances, settings.jobs.ttl)
+        threads = ThreadPool("results", settings.threads.io)
+        at_once = engine.statistics().workers + engine.statistics().most_waiting
+        bodies = Bodies(settings.server.max_json, settings.compute.max_body, at_once)
+        compute = Compute(engine, tasks, bodies, stores.reports.open)
+        async with open_jobs(
+            stores.database,
+            engine,
+            instances,
+            gate,
+            settings.jobs,
+            threads,
+            revive=_call,
+            grace=settings.compute.grace,
+        ) as jobs:
+            yield House(stores, transforms, compute, jobs, keys)
+
+
+def _call(task: str, arguments: bytes) -> Call:
+    """The call of a job that is run again."""
+    return Call(task, Inline(arguments))
 
 
 def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
@@ -72,20 +126,22 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
-    async with open_house(settings) as house, trio.open_nursery() as nursery:
-        checks = {"database": house.database.ping, "reports": house.blobs.probe}
+    async with open_house(settings, gate) as house, trio.open_nursery() as nursery:
+        checks = {"database": house.stores.database.ping, "reports": house.stores.blobs.probe}
         blueprints = [
             index_blueprint(),
             health_blueprint(checks, gate),
-            reports_blueprint(house.reports),
+            reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
+            compute_blueprint(house.compute, Later(house.jobs, house.keys)),
+            jobs_blueprint(house.jobs, gate),
         ]
         short_routes = [
-            report_route(house.reports, transforming(house.transforms)),
-            list_route(Listing(house.database)),
+            report_route(house.stores.reports, transforming(house.transforms)),
+            list_route(Listing(house.stores.database)),
         ]
         # In the background: a large folder takes its time, and nobody has to wait for that.
-        nursery.start_soon(house.reports.sweep)
+        nursery.start_soon(house.stores.reports.sweep)
         yield build_application(blueprints, short_routes, settings.server)
         nursery.cancel_scope.cancel()
 

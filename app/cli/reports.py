@@ -7,7 +7,7 @@ from contextlib import aclosing
 from functools import partial
 
 from app.cli.interruptible import run_interruptible
-from app.compose import open_house
+from app.compose import open_stores
 from app.errors import StartError
 from app.flow.threads import in_threads
 from app.reports.description import entity_tag
@@ -20,7 +20,7 @@ def add(settings: Settings, parsed: argparse.Namespace) -> None:
     configure_logs()
 
     async def store() -> None:
-        async with open_house(settings) as house:
+        async with open_stores(settings) as stores:
             try:
                 source = parsed.file.open("rb")
                 source.peek(1)
@@ -29,7 +29,7 @@ def add(settings: Settings, parsed: argparse.Namespace) -> None:
             with source:
                 try:
                     async with aclosing(in_threads(iter(partial(source.read, CHUNK_BYTES), b""))) as chunks:
-                        replaced = await house.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
+                        replaced = await stores.reports.store(parsed.user, chunks, parsed.type, name=parsed.file.name)
                 except OSError as error:
                     raise StartError(f"the report cannot be stored: {error.strerror or error}") from error
         entry = replaced.entry
@@ -45,13 +45,13 @@ def demo(settings: Settings, parsed: argparse.Namespace) -> None:
     configure_logs()
 
     async def load() -> None:
-        async with open_house(settings) as house:
+        async with open_stores(settings) as stores:
             reports = [*demo_reports(), *([] if parsed.large is None else [large_report(parsed.large)])]
             for report in reports:
-                known = await house.reports.find(report.user_id)
+                known = await stores.reports.find(report.user_id)
                 if known is None or known.digest != report.digest():
                     async with aclosing(in_threads(report.make())) as chunks:
-                        known = (await house.reports.store(report.user_id, chunks, report.media_type)).entry
+                        known = (await stores.reports.store(report.user_id, chunks, report.media_type)).entry
                 print(f"{known.user_id}: {known.size} bytes, {known.media_type}")
 
     run_interruptible(load)

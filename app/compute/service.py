@@ -10,9 +10,8 @@ from typing import Protocol
 from app.compute.bodies import Bodies
 from app.compute.engine import Call, Engine, OpenReport
 from app.compute.payload import Inline, Payload
-from app.compute.registry import parse_request
+from app.compute.registry import parse_request, task_named
 from app.compute.tasks import Task
-from app.errors import UnknownTask
 
 # Arguments up to here are checked before they wait for a worker, which checks them again.
 _CHECKED_BYTES = 64 * 1024
@@ -88,9 +87,7 @@ class Compute:
 
     async def prepare(self, name: str, arguments: bytes, limits: Limits, resources: ExitStack) -> Prepared:
         """Likewise, of the task's name and its arguments."""
-        task = self.tasks.get(name)
-        if task is None:
-            raise UnknownTask(f"there is no task {name!r}; GET /api/tasks tells which there are")
+        task = task_named(self.tasks, name)
         if len(arguments) <= _CHECKED_BYTES and not task.report_fields:
             task.decode(arguments)
         reports: dict[str, OpenReport] = {}

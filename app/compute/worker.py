@@ -29,17 +29,15 @@ from app.compute.messages import (
     decode_start,
     frame,
 )
-from app.compute.registry import load_tasks, parse_request
+from app.compute.registry import load_tasks, parse_request, task_named
 from app.compute.tasks import Cancelled, StoredReport, Task, set_hooks
 from app.errors import (
-    BodyTooLarge,
     ResultUnusable,
     SluiceError,
     TaskCancelled,
     TaskFailed,
     TaskOutOfMemory,
     TaskOutOfTime,
-    UnknownTask,
 )
 
 MOST_RESULT_BYTES = 64 * 1024 * 1024
@@ -166,11 +164,7 @@ class _Worker:
     def _run(self, start: Start) -> bytes:
         data = self._payload(start)
         name, arguments = parse_request(data) if start.task is None else (start.task, data)
-        task = self._tasks.get(name)
-        if task is None:
-            raise UnknownTask(f"there is no task {name!r}")
-        if start.task is None and task.report_fields:
-            raise BodyTooLarge(f"a request for {name!r}, which takes a stored report, must be smaller")
+        task = task_named(self._tasks, name)
         reports = {
             field: StoredReport(
                 user_id=given.user_id,

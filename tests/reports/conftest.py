@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from app.compose import open_house
+from app.compose import open_stores
 from app.settings import Settings, load_settings
 from app.storage.migrate import migrate
 from tests.chunks import chunked
@@ -74,11 +74,11 @@ class Site:
 async def _fill(settings: Settings) -> None:
     folder = settings.reports.directory
     adopted = {"adopted": "old/adopted.pdf", "absolute": str((folder / "old" / "adopted.pdf").absolute())}
-    async with open_house(settings) as house:
+    async with open_stores(settings) as stores:
         for user, (data, kind) in _STORED.items():
-            await house.reports.store(user, chunked(data), kind)
+            await stores.reports.store(user, chunked(data), kind)
         for user, path in (adopted | UNREADABLE).items():
-            await house.database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", (user, path))
+            await stores.database.execute("INSERT INTO user_reports (user_id, report_path) VALUES (?, ?)", (user, path))
     (folder / "old").mkdir()
     (folder / "old" / "adopted.pdf").write_bytes(REPORT)
     os.utime(folder / "old" / "adopted.pdf", (ADOPTED_MODIFIED, ADOPTED_MODIFIED))
