@@ -13,12 +13,13 @@ from quart import Blueprint, Quart, Response, current_app, request
 from app import __doc__ as summary
 from app import __version__
 
-# What the examples fill in for the parameters of a route.
-_EXAMPLES = {"user_id": "test-user"}
-# What the commands of routes that change something add.
+# What the examples fill in for the parameters of a route; there is a job for whoever begins one.
+_EXAMPLES = {"user_id": "test-user", "job_id": "ID"}
+# What the commands of routes that change something add, by path or method.
 _OPTIONS = {
+    "/api/process": """-H 'Content-Type: application/json' -d '{"task": "sum-sqrt"}' """,
+    "/api/transform": "--data-binary 'hello' ",
     "DELETE": "-X DELETE ",
-    "POST": "--data-binary 'hello' ",
     "PUT": "-X PUT -H 'Content-Type: text/plain' --data-binary 'a report' ",
 }
 _QUOTED = {"/api/transform": "'{}?step=upper'"}
@@ -70,11 +71,12 @@ def list_routes(application: Quart, base: str) -> Iterator[Listed]:
         view = application.view_functions[rule.endpoint]
         path = _PARAMETER.sub(lambda match: _EXAMPLES.get(match[1], match[1]), rule.rule)
         methods = " ".join(sorted((rule.methods or set[str]()) - _HIDDEN_METHODS))
+        options = _OPTIONS.get(path) or _OPTIONS.get(methods, "")
         yield Listed(
             methods=methods,
             path=_PARAMETER.sub(r"{\1}", rule.rule),
             meaning=(inspect.getdoc(view) or "").partition("\n")[0],
-            command=f"curl -i {_OPTIONS.get(methods, '')}{_QUOTED.get(path, '{}').format(base + path)}",
+            command=f"curl -i {options}{_QUOTED.get(path, '{}').format(base + path)}",
         )
 
 
