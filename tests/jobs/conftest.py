@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from app.errors import InvalidArguments
 from app.flow.drain import DrainGate
 from app.flow.threads import ThreadPool
 from app.jobs.job import Job
@@ -57,6 +58,8 @@ class Room:
 
 
 def _revive(_task: str, call: bytes) -> str:
+    if not call:
+        raise InvalidArguments("nothing")
     return call.decode()
 
 

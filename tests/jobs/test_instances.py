@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from app.errors import DatabaseUnavailable, InsufficientStorage, JobLost, JobNotFound, QueryFailed, TaskFailed
+import app.jobs.service
+import app.jobs.upkeep
+from app.errors import (
+    DatabaseUnavailable,
+    DuplicateKey,
+    InsufficientStorage,
+    JobLost,
+    JobNotFound,
+    QueryFailed,
+    TaskFailed,
+)
 from app.jobs.job import Job, new_job
 from app.jobs.results import ROW_BYTES
 from app.jobs.store import Store
@@ -27,9 +38,14 @@ async def other(room: Room, tmp_path: Path) -> AsyncIterator[Room]:
         yield opened
 
 
-async def left_behind(database: Database, *, call: bytes | None = None, state: str = "running", owner: str = "") -> Job:
-    """A job as an instance leaves it that was killed."""
+async def left_behind(
+    database: Database, *, call: bytes | None = None, state: str = "running", owner: str = "", known: bool = True
+) -> Job:
+    """A job as an instance leaves it that was killed. known: whether nobody has buried that instance yet."""
     job = new_job(secrets.token_hex(16), "task", owner or secrets.token_hex(16), 1000.0)
+    if known:
+        with suppress(DuplicateKey):
+            await database.execute("INSERT INTO instances (id, beat) VALUES (?, 1)", (job.owner,))
     await Store(database, TTL).insert(job, call)
     await database.execute("UPDATE jobs SET state = ?, started = 1001, done = 3 WHERE id = ?", (state, job.id))
     return job
@@ -52,14 +68,25 @@ async def test_a_job_is_seen_from_everywhere(room: Room, other: Room) -> None:
     assert (over.state, over.result, await other.jobs.result(over)) == ("succeeded", b"[1]", b"[1]")
 
 
-async def test_a_job_is_cancelled_from_elsewhere(room: Room, other: Room) -> None:
+async def test_a_job_is_cancelled_from_elsewhere(room: Room, other: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested, failures = Store.cancel_requested, [DatabaseUnavailable("away")]
+
+    async def failing(store: Store, owner: str) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return await requested(store, owner)
+
+    monkeypatch.setattr(Store, "cancel_requested", failing)
     job, call = await room.begin("a")
     call.start()
     assert (await other.jobs.cancel(job.id)).state == "cancelled"
-    assert call.cancelled
+    assert (call.cancelled, failures) == (True, [])
 
 
-async def test_one_that_does_not_listen_is_waited_for_no_longer_than_the_grace(room: Room, tmp_path: Path) -> None:
+async def test_one_that_does_not_listen_is_waited_for_no_longer_than_the_grace(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.jobs.service, "_CANCEL_SECONDS", 0.1)
     async with open_room(room.database, tmp_path / "jobs", Engine(stubborn=True)) as deaf:
         job, call = await deaf.begin("a")
         with trio.fail_after(20):
@@ -171,11 +198,39 @@ async def test_a_result_that_comes_too_late_leaves_nothing(room: Room, other: Ro
     assert (await room.jobs.wait(job.id, 20)).result == b"2"
 
 
+async def test_a_call_that_cannot_be_made_anew_is_lost(room: Room) -> None:
+    job = await left_behind(room.database, call=b"")
+    await room.instance.find_dead(job.owner)
+    assert (await room.jobs.find(job.id)).state == "lost"
+
+
+async def test_who_shuts_down_takes_no_job_over(room: Room, other: Room) -> None:
+    job = await left_behind(room.database, call=b"again")
+    room.gate.start()
+    await room.instance.find_dead(job.owner)
+    assert await room.jobs.find(job.id) == await other.jobs.find(job.id)
+    assert (await room.jobs.find(job.id)).owner == job.owner
+    await other.instance.find_dead(job.owner)
+    (await other.engine.call("again")).end(b"1")
+    assert (await room.jobs.wait(job.id, 20)).state == "succeeded"
+
+
+async def test_a_bug_of_the_engine_ends_the_job_that_is_run_again_and_no_other(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await left_behind(room.database, call=b"again")
+    mine, _ = await room.begin("a")
+    monkeypatch.setattr(Engine, "submit", lambda *_: 1 / 0)
+    await room.instance.find_dead(job.owner)
+    assert (await room.jobs.wait(job.id, 20)).state == "failed"
+    assert (await room.jobs.find(mine.id)).state == "queued"
+
+
 # -- from time to time -------------------------------------------------------------------------------------------------
 
 
 async def test_jobs_of_instances_that_are_gone_are_found(room: Room, other: Room) -> None:
-    job = await left_behind(room.database)
+    job = await left_behind(room.database, known=False)
     mine, _ = await room.begin("a")
     others, _ = await other.begin("b")
     await room.go_round()
@@ -215,8 +270,9 @@ async def test_jobs_are_kept_for_their_time_and_then_removed_with_their_files(ro
     assert (await room.jobs.find(queued.id)).state == "queued"
 
 
-async def test_many_that_are_over_are_removed_batch_by_batch(room: Room) -> None:
-    for _ in range(250):
+async def test_many_that_are_over_are_removed_batch_by_batch(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.jobs.upkeep, "_MOST_EXPIRED", 3)
+    for _ in range(8):
         job = await left_behind(room.database)
         await room.database.execute("UPDATE jobs SET state = 'lost', expires = 1 WHERE id = ?", (job.id,))
     await room.go_round()

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 import app.jobs.feed
+import app.jobs.service
 from app.errors import TaskFailed
 from app.jobs.job import INLINE_BYTES
 from app.jobs.results import ROW_BYTES
@@ -67,7 +68,7 @@ async def open_site(room: Room, deadline: float = 60.0) -> AsyncGenerator[Site]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(autouse=True, params=["our wire", "stock"])
+@pytest.fixture(params=["our wire", "stock"])
 def any_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that tell of a client's end at once, and such that tell only whoever asks."""
     monkeypatch.setattr(Wire, "tells", request.param == "our wire")
@@ -260,7 +261,10 @@ async def test_delete_of_what_is_over_keeps_it(site: Site) -> None:
     assert shown(await site.ask(f"/api/jobs/{job.id}")) == before
 
 
-async def test_what_does_not_end_in_time_is_accepted(database: Database, tmp_path: Path) -> None:
+async def test_what_does_not_end_in_time_is_accepted(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.jobs.service, "_CANCEL_SECONDS", 0.1)
     async with open_room(database, tmp_path, Engine(stubborn=True)) as room, open_site(room) as site:
         job, call = await room.begin("a")
         deleted = await site.ask(f"/api/jobs/{job.id}", "DELETE")
@@ -272,6 +276,7 @@ async def test_what_does_not_end_in_time_is_accepted(database: Database, tmp_pat
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_each_state_comes_as_an_event_and_the_last_one_ends_it(site: Site) -> None:
     job, call = await site.room.begin("a")
     async with watching(site, f"/api/jobs/{job.id}/events") as client:
@@ -320,6 +325,7 @@ async def test_an_id_that_is_none_of_the_jobs_counts_for_nothing(site: Site, id:
     assert [data["state"] for _, data in events(came)] == ["succeeded"]
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_a_feed_outlives_the_request_deadline_but_not_its_clients(room: Room) -> None:
     async with open_site(room, deadline=0.2) as site:
         job, call = await room.begin("a")
@@ -335,6 +341,7 @@ async def test_a_feed_outlives_the_request_deadline_but_not_its_clients(room: Ro
         assert [data["state"] for _, data in events(client)] == ["queued", "succeeded"]
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_a_quiet_feed_gives_signs_of_life(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.jobs.feed, "HEARTBEAT_SECONDS", 0.01)
     job, call = await site.room.begin("a")
@@ -345,6 +352,7 @@ async def test_a_quiet_feed_gives_signs_of_life(site: Site, monkeypatch: pytest.
     assert [data["state"] for _, data in events(client)] == ["queued", "succeeded"]
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_a_drain_ends_feeds_politely_and_lets_the_job_finish(site: Site) -> None:
     job, call = await site.room.begin("a")
     async with watching(site, f"/api/jobs/{job.id}/events") as client:
@@ -358,6 +366,7 @@ async def test_a_drain_ends_feeds_politely_and_lets_the_job_finish(site: Site) -
     assert shown(await site.ask(f"/api/jobs/{job.id}"))["state"] == "succeeded"
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_a_client_that_leaves_changes_nothing_for_the_job(site: Site) -> None:
     job, call = await site.room.begin("a")
     async with watching(site, f"/api/jobs/{job.id}/events") as client:
@@ -368,6 +377,7 @@ async def test_a_client_that_leaves_changes_nothing_for_the_job(site: Site) -> N
     assert (await site.room.jobs.wait(job.id, 20)).state == "succeeded"
 
 
+@pytest.mark.usefixtures("any_server")
 async def test_who_does_not_read_gets_the_newest_state_only(site: Site) -> None:
     job, call = await site.room.begin("a")
     call.start()
