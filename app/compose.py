@@ -17,6 +17,7 @@ from app.compute.registry import load_tasks
 from app.compute.routes import compute_blueprint
 from app.compute.service import Compute
 from app.flow.drain import DrainGate
+from app.flow.processes import preload
 from app.flow.threads import ThreadPool
 from app.jobs.routes import jobs_blueprint
 from app.jobs.service import Jobs, open_jobs
@@ -87,6 +88,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
     *Errors*: StartError, maybe within a group.
     """
     tasks = load_tasks(settings.tasks.modules)
+    preload("app.compute.preload", "app.transforms.registry")
     async with (
         open_stores(settings) as stores,
         open_transforms(settings) as transforms,

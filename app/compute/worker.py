@@ -50,8 +50,6 @@ _MOST_TRACE = 8000
 # Its size is looked at after a call that ran for so long, and after so many others.
 _LONG_SECONDS = 0.005
 _LOOK_CALLS = 50
-# Libraries for numbers would start a thread for each processor, in each worker.
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ class Orders:
 
 def work(orders: Orders) -> None:
     """Serves until it has had its calls, or has grown too large; it is killed when it is no longer wanted."""
-    for name in _ONE_THREAD:
-        os.environ.setdefault(name, "1")
+    # Where it was not preloaded: some libraries take it badly to be loaded when there is little memory left.
+    import_module("app.compute.preload")
     with suppress(OSError):
         os.nice(_NICENESS)
     _Worker(orders).serve()
@@ -104,7 +102,6 @@ class _Worker:
         self._ruined = False
 
     def serve(self) -> None:
-        _load_libraries()
         _limit_memory(self._orders.memory)
         signal.signal(signal.SIGVTALRM, _out_of_time)
         set_hooks(self)
@@ -222,11 +219,6 @@ def _text(error: BaseException) -> str:
 def _sendable(text: str) -> str:
     """What has lone surrogates has no UTF-8."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _load_libraries() -> None:
-    """What tasks mostly use, before there is a limit: some take it badly while they are loaded."""
-    import_module("numpy")
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

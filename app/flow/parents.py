@@ -65,8 +65,8 @@ def _open(parent: BaseProcess) -> int | None:
         return None
     except OSError:  # a kernel, or a container's filter, that knows no pidfd
         return os.dup(parent.sentinel) if parent.is_alive() else None
-    # Whoever has got the number of a dead parent meanwhile is not ours: then we have been given to another.
-    if os.getppid() == pid:
+    # Whoever has got the number of a dead parent meanwhile is not ours.
+    if parent.is_alive():
         return descriptor
     os.close(descriptor)
     return None

@@ -1,4 +1,4 @@
-"""What a process for calls does first. It imports no more than it needs: without Trio it starts in half the time."""
+"""What a process for calls does first. It imports no more than it needs."""
 
 from __future__ import annotations
 

@@ -125,6 +125,15 @@ class ProcessPool:
         return trio.ClosedResourceError(f"the processes of {self._name} are closed")
 
 
+def preload(*modules: str) -> None:
+    """Has processes start as copies of one that has loaded ``modules`` already: in a tenth of the time, and in memory
+    that they share. To be called before the first of them starts. What is not found there, each loads by itself.
+
+    modules: they must start no thread, and open nothing: all processes would have that in common.
+    """
+    multiprocessing.set_forkserver_preload(["__main__", "app.flow.fork_server", "app.flow.process_start", *modules])
+
+
 @asynccontextmanager
 async def open_processes(name: str, size: int, *, one_call: bool = False) -> AsyncGenerator[ProcessPool]:
     """A pool of at most ``size`` processes, which are gone when it is left, and when this process dies.
@@ -136,7 +145,12 @@ async def open_processes(name: str, size: int, *, one_call: bool = False) -> Asy
     # Hypercorn's workers are daemonic, and so may have no children. Only their parent, which ends them at its own end,
     # has a use for the flag, and it has a copy of its own.
     multiprocessing.current_process().daemon = False
-    opening = _untyped.open_worker_context(init=begin, retire=always if one_call else bool, grace_period=_END_SECONDS)
+    opening = _untyped.open_worker_context(
+        init=begin,
+        retire=always if one_call else bool,
+        grace_period=_END_SECONDS,
+        worker_type=_untyped.WorkerType.FORKSERVER,
+    )
     context = await opening.__aenter__()
     pool = ProcessPool(name, size, context)
     try:

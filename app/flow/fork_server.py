@@ -1,0 +1,9 @@
+"""Loaded by the process that those for calls are copies of (multiprocessing's fork server), and by no other.
+
+A signal to end that is sent to a whole group of processes is the server's, which finishes what runs in its drain, and
+may need new processes for that. This one ends when there is nobody left who could ask for a copy.
+"""
+
+import signal
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
