@@ -43,6 +43,9 @@ from app.web.later import Later
 from app.web.lifespan import Server
 from app.wire.asgi import AsgiApp
 
+# What the production command's own script loads, which Python has each process run again.
+_MAIN = ("hypercorn.__main__",)
+
 
 @dataclass(frozen=True)
 class Stores:
@@ -88,7 +91,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
     *Errors*: StartError, maybe within a group.
     """
     tasks = load_tasks(settings.tasks.modules)
-    preload("app.compute.preload", "app.transforms.registry")
+    preload("app.compute.preload", "app.transforms.registry", *_MAIN)
     async with (
         open_stores(settings) as stores,
         open_transforms(settings) as transforms,

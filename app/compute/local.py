@@ -16,7 +16,7 @@ from app.compute.endings import crashed, error_of
 from app.compute.engine import Call, EngineStatistics, Progress
 from app.compute.fair_queue import FairQueue
 from app.compute.means import Means
-from app.compute.messages import Failed, Message, Ready, Reported, Returned
+from app.compute.messages import Failed, Message, Ready, Reported, Returned, Tired
 from app.compute.pipes import WorkerPipes
 from app.compute.run import Run
 from app.compute.worker import Orders, work
@@ -41,7 +41,8 @@ async def open_local_engine(settings: ComputeSettings, modules: Sequence[str]) -
     modules: of tasks, beside those that are built in or installed.
     """
     workers = settings.workers or max(1, usable_cpus() - 1)
-    async with open_processes("compute", workers, one_call=True) as pool, trio.open_nursery() as nursery:
+    # Twice as many: a worker that is to be replaced works on until the next one is there.
+    async with open_processes("compute", 2 * workers, one_call=True) as pool, trio.open_nursery() as nursery:
         engine = LocalEngine(settings, workers, pool, modules, nursery)
         for _ in range(workers):
             nursery.start_soon(engine.keep_worker)
@@ -53,13 +54,19 @@ async def open_local_engine(settings: ComputeSettings, modules: Sequence[str]) -
 
 
 class _Worker:
-    """One process, from its start to its end. runs: the calls that it was sent, in order; it has read the first, or is
-    about to. ready: whether it takes calls; was_ready: whether it ever did."""
+    """One process, from its start to its end.
 
-    def __init__(self) -> None:
+    before: the one that it replaces. runs: the calls that it was sent, in order; it has read the first, or is about to.
+    ready: whether it takes calls; was_ready: whether it ever did. retired: it ends when its calls have. replaceable:
+    it has ended, or is to be replaced.
+    """
+
+    def __init__(self, before: _Worker | None) -> None:
+        self.before = before
         self.pipes = WorkerPipes()
         self.runs: deque[Run] = deque()
-        self.ready = self.was_ready = False
+        self.ready = self.was_ready = self.retired = False
+        self.replaceable = trio.Event()
         self.scope = trio.CancelScope()
         self.died: ProcessDied | None = None
 
@@ -258,22 +265,29 @@ class LocalEngine:
     # -- the workers -----------------------------------------------------------------------------------------------
 
     async def keep_worker(self) -> None:
-        """One worker process, and when that has ended the next, for as long as it runs."""
+        """One worker process after the other, for as long as it runs; the next one starts before the last one ends."""
         pause = _FIRST_PAUSE_SECONDS
+        last: _Worker | None = None
         while True:
-            worker = _Worker()
-            self._workers.append(worker)
-            self._started += 1
-            try:
-                await self._live(worker)
-            finally:
-                self._workers.remove(worker)
-                self._bury(worker)
+            worker = _Worker(last)
+            self._nursery.start_soon(self._have_work, worker)
+            await worker.replaceable.wait()
             if worker.was_ready:
                 pause = _FIRST_PAUSE_SECONDS
+                last = worker
             else:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _have_work(self, worker: _Worker) -> None:
+        self._workers.append(worker)
+        self._started += 1
+        try:
+            await self._live(worker)
+        finally:
+            self._workers.remove(worker)
+            self._bury(worker)
+            worker.replaceable.set()
 
     async def _live(self, worker: _Worker) -> None:
         pipes = worker.pipes
@@ -315,6 +329,11 @@ class LocalEngine:
         match message:
             case Ready():
                 worker.ready = worker.was_ready = True
+                if worker.before is not None:
+                    self._retire(worker.before)
+                    worker.before = None
+            case Tired():
+                worker.replaceable.set()
             case Reported(_, done, total, text):
                 worker.runs[0].report(Progress(done, total, text))
             case Returned() | Failed():
@@ -324,6 +343,16 @@ class LocalEngine:
                 self._end(run, message.result if isinstance(message, Returned) else error_of(message))
                 if worker.runs:
                     self._begin(worker.runs[0])
+                elif worker.retired:
+                    worker.pipes.finish()
+
+    def _retire(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            worker.ready = False
+            worker.retired = True
+            self._queue.put_back(self._take_back(worker))
+            if not worker.runs:
+                worker.pipes.finish()
 
     def _bury(self, worker: _Worker) -> None:
         """What the process had begun has failed; what it had not goes on elsewhere."""

@@ -43,6 +43,10 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """The worker takes calls."""
 
 
+class Tired(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The worker has had its calls, or has grown: it goes on, but is to be replaced."""
+
+
 class Reported(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Progress of a call."""
 
@@ -71,7 +75,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
     trace: str = ""
 
 
-type Message = Ready | Reported | Returned | Failed
+type Message = Ready | Tired | Reported | Returned | Failed
 
 encode_start = msgspec.msgpack.Encoder().encode
 decode_start = msgspec.msgpack.Decoder(Start).decode

@@ -52,7 +52,14 @@ class WorkerPipes:
         """Tells the task of that call to end, if it is the one that runs."""
         self._cell.value = number
 
+    def finish(self) -> None:
+        """There will be no more calls. Idempotent."""
+        if self._to_worker >= 0:
+            os.close(self._to_worker)
+            self._to_worker = -1
+
     def close(self) -> None:
-        for descriptor in (self.calls, self._to_worker, self._from_worker, self.answers, self.cell):
+        self.finish()
+        for descriptor in (self.calls, self._from_worker, self.answers, self.cell):
             os.close(descriptor)
         self._cell.close()

@@ -10,4 +10,4 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy  # noqa: E402, F401  # pyright: ignore[reportUnusedImport]
 
-import app.compute.worker  # noqa: E402, F401
+import app.compute.worker  # noqa: E402, F401  # pyright: ignore[reportUnusedImport]

@@ -26,6 +26,7 @@ from app.compute.messages import (
     Reported,
     Returned,
     Start,
+    Tired,
     decode_start,
     frame,
 )
@@ -58,7 +59,7 @@ class Orders:
 
     server: its process. calls, answers, cell: the server's descriptors of the pipe that calls are read from, the one
     that answers go to, and the cell of the call that is to end. modules: of tasks. memory, processor: bytes and seconds
-    for one task. calls_at_most: then it ends.
+    for one task. calls_at_most: then it is to be replaced.
     """
 
     server: int
@@ -76,7 +77,7 @@ class Orders:
 
 
 def work(orders: Orders) -> None:
-    """Serves until it has had its calls, or has grown too large; it is killed when it is no longer wanted."""
+    """Serves until the server has closed the pipe of calls."""
     # Where it was not preloaded: some libraries take it badly to be loaded when there is little memory left.
     import_module("app.compute.preload")
     with suppress(OSError):
@@ -106,18 +107,21 @@ class _Worker:
         signal.signal(signal.SIGVTALRM, _out_of_time)
         set_hooks(self)
         self._send(Ready())
-        since_look = 0
-        for _ in range(self._orders.calls_at_most):
-            packet = os.read(self._calls, MOST_PACKET_BYTES)
-            if not packet:
-                return
+        calls = 0
+        tired = False
+        while packet := os.read(self._calls, MOST_PACKET_BYTES):
             answer = self._answer(decode_start(packet))
             self._send(answer)
-            since_look += 1
-            if answer.seconds >= _LONG_SECONDS or since_look >= _LOOK_CALLS:
-                since_look = 0
-                if self._ruined or _resident() > self._orders.memory // 2:
-                    return
+            calls += 1
+            if not tired and self._is_tired(calls, answer.seconds):
+                tired = True
+                self._send(Tired())
+
+    def _is_tired(self, calls: int, seconds: float) -> bool:
+        if calls >= self._orders.calls_at_most or self._ruined:
+            return True
+        looks = seconds >= _LONG_SECONDS or calls % _LOOK_CALLS == 0
+        return looks and _resident() > self._orders.memory // 2
 
     # -- what a task calls -----------------------------------------------------------------------------------------
 

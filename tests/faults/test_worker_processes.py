@@ -53,9 +53,11 @@ def children(pid: int) -> list[Process]:
 
 
 def family(server: SluiceProcess) -> list[Process]:
-    """The server's workers and their processes."""
-    workers = children(server.pid)
-    return [*workers, *(process for worker in workers for process in children(worker.pid))]
+    """The server's workers, the processes that theirs are copies of, and those."""
+    found = generation = children(server.pid)
+    while generation := [process for parent in generation for process in children(parent.pid)]:
+        found += generation
+    return found
 
 
 @contextmanager
