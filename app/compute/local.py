@@ -317,11 +317,13 @@ class LocalEngine:
     async def _listen(self, worker: _Worker) -> None:
         while True:
             await trio.lowlevel.wait_readable(worker.pipes)
-            self._hear(worker)
+            for message in worker.pipes.read() or ():
+                self._take(worker, message)
             self._dispatch()
 
     def _hear(self, worker: _Worker) -> None:
-        while messages := worker.pipes.read():
+        """All that it has said by now."""
+        while (messages := worker.pipes.read()) is not None:
             for message in messages:
                 self._take(worker, message)
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from app.compute.cells import make_cell
 from app.compute.messages import MOST_PACKET_BYTES, Frames, Message, Start, decode_start
 
-_READ_BYTES = 256 * 1024
+# Of most messages, several; the rest comes with the next look. Larger ones would each be given their memory anew.
+_READ_BYTES = 32 * 1024
 
 
 class WorkerPipes:
@@ -41,12 +42,12 @@ class WorkerPipes:
                 taken.append((decode_start(packet), packet))
         return taken
 
-    def read(self) -> list[Message]:
-        """What the worker has said by now; not all of it, if that is much."""
+    def read(self) -> list[Message] | None:
+        """What the worker has said by now; not all of it, if that is much. None where it is silent."""
         try:
             return list(self._frames.feed(os.read(self._from_worker, _READ_BYTES)))
         except BlockingIOError:
-            return []
+            return None
 
     def end(self, number: int) -> None:
         """Tells the task of that call to end, if it is the one that runs."""

@@ -15,10 +15,10 @@ from app.compute.requests import DEFAULT_TASK, parse_request
 from app.compute.tasks import Task, task_of
 from app.errors import StartError, UnknownTask
 
-__all__ = ["DEFAULT_TASK", "GROUP", "load_tasks", "parse_request", "task_named"]
+__all__ = ["BUILT_IN", "DEFAULT_TASK", "GROUP", "load_tasks", "parse_request", "task_named"]
 
 GROUP = "sluice.tasks"
-_BUILT_IN = ("app.compute.summing", "app.compute.describing", "app.compute.hashing")
+BUILT_IN = ("app.compute.summing", "app.compute.describing", "app.compute.hashing")
 
 
 def load_tasks(modules: Sequence[str]) -> Mapping[str, Task]:
@@ -57,7 +57,7 @@ def task_named(tasks: Mapping[str, Task], name: str) -> Task:
 
 
 def _sources(modules: Sequence[str]) -> Iterator[tuple[str, Callable[[], object]]]:
-    for name in _BUILT_IN:
+    for name in BUILT_IN:
         yield name, lambda name=name: import_module(name)
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         yield f"entry point {entry.name} = {entry.value} of {GROUP}", entry.load

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -15,11 +16,22 @@ from app.compute.service import Compute, Limits, Prepared
 from app.errors import UnsupportedContentEncoding, UnsupportedMediaType
 from app.http.answers import Answer
 from app.http.deadlines import parse_deadline
+from app.http.fields import fields_of
 from app.http.idempotency import Fingerprint, parse_key
 from app.http.prefer import parse_prefer
 
 _ROUTE = "/api/process"
 _JSON = ((b"content-type", b"application/json"),)
+_FIELDS = frozenset(
+    (
+        b"content-encoding",
+        b"content-type",
+        b"idempotency-key",
+        b"prefer",
+        b"sluice-queue-deadline",
+        b"sluice-run-deadline",
+    )
+)
 _IS_JSON = ("application/json", "+json")
 
 
@@ -29,22 +41,24 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
 
     async def process() -> Answer:
         """Runs a task and gives its result; or, with Prefer: respond-async or wait=N, a job that does."""
-        key = parse_key(_field("Idempotency-Key"))
+        scope: Any = request.scope
+        fields = fields_of(scope["headers"], _FIELDS)
+        key = parse_key(fields.get("idempotency-key"))
         fingerprint = None if key is None else Fingerprint("POST", _ROUTE)
-        limits, body = _limits(), _body()
+        limits, body = _limits(scope["client"], fields), _body(request.body, fields)
         with ExitStack() as resources:
             prepared = await compute.receive(body, limits, resources, fingerprint.feed if fingerprint else None)
             if key is None or fingerprint is None:
-                return await answer(prepared, resources)
+                return await answer(prepared, fields, resources)
             async with later.claim(_ROUTE, key, fingerprint.value()) as claim:
                 if claim.kept is not None:
                     return claim.kept
-                made = await answer(prepared, resources)
+                made = await answer(prepared, fields, resources)
                 await claim.keep(made)
                 return made
 
-    async def answer(prepared: Prepared, resources: ExitStack) -> Answer:
-        preferences = parse_prefer(_field("Prefer"))
+    async def answer(prepared: Prepared, fields: Mapping[str, str], resources: ExitStack) -> Answer:
+        preferences = parse_prefer(fields.get("prefer"))
         if preferences.respond_async or preferences.wait is not None:
             return await later.begin(prepared, preferences, resources)
         return Answer(200, _JSON, b'{"result":%b}' % await compute.compute(prepared.call))
@@ -64,36 +78,33 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
     return blueprint
 
 
-def _limits() -> Limits:
-    client = request.scope["client"]
-    return Limits(client[0] if client else "", _seconds("Sluice-Queue-Deadline"), _seconds("Sluice-Run-Deadline"))
+def _limits(client: tuple[str, int] | None, fields: Mapping[str, str]) -> Limits:
+    def seconds(name: str) -> float:
+        value = fields.get(name.lower())
+        return math.inf if value is None else parse_deadline(value.encode("latin-1"), name) or math.inf
+
+    return Limits(client[0] if client else "", seconds("Sluice-Queue-Deadline"), seconds("Sluice-Run-Deadline"))
 
 
-def _seconds(name: str) -> float:
-    value = _field(name)
-    return math.inf if value is None else parse_deadline(value.encode("latin-1", "replace"), name) or math.inf
-
-
-def _field(name: str) -> str | None:
-    """Several of one name are joined by commas (RFC 9110 5.3)."""
-    values = request.headers.getlist(name)
-    return ", ".join(values) if values else None
-
-
-def _body() -> AsyncIterable[bytes]:
+def _body(chunks: AsyncIterable[bytes], fields: Mapping[str, str]) -> AsyncIterable[bytes]:
     """What is to be JSON. *Errors*: UnsupportedMediaType, UnsupportedContentEncoding where it says that it is not."""
-    if (_field("Content-Encoding") or "identity").strip().lower() != "identity":
+    if fields.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedContentEncoding(
             "a request for a task comes without Content-Encoding", headers={"accept-encoding": "identity"}
         )
-    said = _field("Content-Type")
+    said = fields.get("content-type")
     if said is None:
-        return _Nothing(request.body)
+        return _Nothing(chunks)
+    if not _is_json(said):
+        raise _not_json(f"is {said!r}")
+    return chunks
+
+
+@lru_cache(maxsize=64)
+def _is_json(said: str) -> bool:
     essence, *parameters = (part.strip().lower() for part in said.split(";"))
     charsets = {value.strip(' "') for name, _, value in (one.partition("=") for one in parameters) if name == "charset"}
-    if not essence.endswith(_IS_JSON) or not charsets <= {"utf-8", "us-ascii"}:
-        raise _not_json(f"is {said!r}")
-    return request.body
+    return essence.endswith(_IS_JSON) and charsets <= {"utf-8", "us-ascii"}
 
 
 def _not_json(what: str) -> UnsupportedMediaType:

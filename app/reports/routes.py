@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Any, assert_never, cast
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -12,6 +12,7 @@ from app.errors import BadRequest, PreconditionFailed, RangeNotSatisfiable, Unsu
 from app.http.answers import Answer, FilePart, ShortRoute
 from app.http.conditions import Verdict, evaluate, range_applies
 from app.http.digests import sha256_of
+from app.http.fields import fields_of
 from app.http.media import is_media_type
 from app.http.queries import parse_query, whole_number
 from app.http.ranges import Part, Selection, Unsatisfiable, Whole, select
@@ -23,8 +24,9 @@ from app.reports.transformed import Transforming, transformed
 _FIELDS = frozenset(
     (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range")
 )
-_CHANGE_CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
+_CHANGE_CONDITIONS = frozenset((b"if-match", b"if-none-match", b"if-unmodified-since"))
 _DIGESTS = ("content-digest", "repr-digest")
+_ANNOUNCED = frozenset((b"content-type", b"content-encoding", b"content-range", b"content-digest", b"repr-digest"))
 _SELECTING = ("version", "step")
 _MOST_VERSION = 2**63 - 1
 
@@ -102,7 +104,7 @@ def _announced() -> tuple[str | None, list[bytes]]:
 
     *Errors*: BadRequest, UnsupportedContentEncoding where it cannot be kept as it is said to be.
     """
-    said = _given(("content-type", "content-encoding", "content-range", *_DIGESTS))
+    said = _given(_ANNOUNCED)
     if said.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedContentEncoding(
             "a report is stored and served as it is: without Content-Encoding", headers={"accept-encoding": "identity"}
@@ -116,9 +118,8 @@ def _announced() -> tuple[str | None, list[bytes]]:
     return media_type, [digest for digest in digests if digest is not None]
 
 
-def _given(names: tuple[str, ...]) -> dict[str, str]:
-    """Those of these fields that the request has, several of one name joined by a comma."""
-    return {name: ", ".join(values) for name in names if (values := request.headers.getlist(name))}
+def _given(names: frozenset[bytes]) -> dict[str, str]:
+    return fields_of(cast("Any", request.scope)["headers"], names)
 
 
 def _json(body: object, status: int = 200) -> Response:

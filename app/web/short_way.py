@@ -12,6 +12,7 @@ from quart import Quart
 
 from app.errors import NotFound
 from app.http.answers import Answer, FilePart, ShortRoute, Streamed
+from app.http.fields import fields_of
 from app.storage.open_files import BlobTruncated
 from app.wire.asgi import TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
@@ -31,7 +32,7 @@ class ShortWay:
             for route in self._routes:
                 parameter = _parameter(scope, route)
                 if parameter is not None:
-                    fields = _fields(scope, route.fields)
+                    fields = fields_of(scope["headers"], route.fields)
                     answer = await route.handler(scope["method"], parameter, fields, scope["query_string"])
                     await send_answer(scope, send, answer)
                     return
@@ -61,15 +62,6 @@ def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
         answered_before.__doc__ = route.meaning
         rule = f"{route.prefix}<{route.parameter}>" if route.parameter else route.prefix
         application.add_url_rule(rule, f"short:{route.prefix}", answered_before, methods=["GET"])
-
-
-def _fields(scope: Scope, wanted: frozenset[bytes]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        if raw_name in wanted:
-            name, value = raw_name.decode(), raw_value.decode("latin-1")
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return fields
 
 
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:

@@ -145,14 +145,18 @@ async def test_a_call_that_is_cancelled_while_its_process_starts_leaves_none(poo
     for delay in (0, 0.001, 0.005, 0.02, 0.05):
         with trio.move_on_after(delay):
             await pool.run(time.sleep, PATIENCE)
-        assert set(children()) == before
+        await wait_until(lambda: set(children()) == before)
 
 
 def children() -> list[int]:
-    """Those that `multiprocessing` started and that have not been waited for, dead or alive."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    pids = [int(pid) for task in tasks for pid in task.read_text().split()]
-    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() or not lives(pid)]
+    """The copies of the fork server that there are; dead ones too, until it has waited for them."""
+    servers = [pid for pid in children_of(os.getpid()) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for server in servers for pid in children_of(server)]
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 async def test_a_process_that_dies_in_a_call_is_told_and_replaced(pool: ProcessPool) -> None:
