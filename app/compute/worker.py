@@ -116,10 +116,12 @@ class _Worker:
                 return
             answer = self._answer(decode_start(packet))
             self._send(answer)
+            if self._ruined:
+                return
             since_look += 1
             if answer.seconds >= _LONG_SECONDS or since_look >= _LOOK_CALLS:
                 since_look = 0
-                if self._ruined or _resident() > self._orders.memory // 2:
+                if _resident() > self._orders.memory // 2:
                     return
 
     # -- what a task calls -----------------------------------------------------------------------------------------
