@@ -6,10 +6,10 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from app.settings import DatabaseSettings
@@ -19,6 +19,7 @@ LOOKUP = "%FROM user_reports%"
 """How the look-up of a report shows in the server's process list."""
 
 _SOCKET_SECONDS = 30
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 # Small, so that a client that does not read holds its server back before a large report is through.
 _RECEIVE_BUFFER = 64 * 1024
 
@@ -56,13 +57,14 @@ class RawClient:
         self._socket.sendall(data)
 
     def get(self, path: str, **fields: str) -> None:
-        self.request("GET", path, **fields)
+        self.request("GET", path, fields)
 
     def post(self, path: str, body: bytes, **fields: str) -> None:
         """``body``, which is JSON."""
-        self.request("POST", path, body, Content_Type="application/json", Content_Length=str(len(body)), **fields)
+        given = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self.request("POST", path, given | fields, body)
 
-    def request(self, method: str, path: str, body: bytes = b"", **fields: str) -> None:
+    def request(self, method: str, path: str, fields: Mapping[str, str] = _NO_FIELDS, body: bytes = b"") -> None:
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
         self.send(f"{method} {path} HTTP/1.1\r\nHost: sluice\r\n{lines}\r\n".encode() + body)
 
