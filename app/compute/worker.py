@@ -112,13 +112,15 @@ class _Worker:
         while packet := os.read(self._calls, MOST_PACKET_BYTES):
             answer = self._answer(decode_start(packet))
             self._send(answer)
+            if self._ruined:
+                return
             calls += 1
             if not tired and self._is_tired(calls, answer.seconds):
                 tired = True
                 self._send(Tired())
 
     def _is_tired(self, calls: int, seconds: float) -> bool:
-        if calls >= self._orders.calls_at_most or self._ruined:
+        if calls >= self._orders.calls_at_most:
             return True
         looks = seconds >= _LONG_SECONDS or calls % _LOOK_CALLS == 0
         return looks and _resident() > self._orders.memory // 2

@@ -39,6 +39,12 @@ def hold(begun: str, then: str | None = None) -> str:
     return "done"
 
 
+@task(name="hold-again", retry=True)
+def hold_again(begun: str, then: str | None = None) -> str:
+    """Likewise; what it does may be done twice."""
+    return hold(begun, then)
+
+
 @task(name="spin")
 def spin(begun: str) -> None:
     """Never checks in."""

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.faults.process_tree import Process, assert_gone, find
 from tests.faults.traffic import RawClient, ask, refuses, wait_until
 from tests.processes import HYPERCORN, SluiceProcess, running
 
@@ -20,26 +20,6 @@ PROCESS_APP = "tests.faults.process_app:build()"
 one_and_several = pytest.mark.parametrize("workers", [1, 2])
 # In Python, where the process's other threads get their turn, and in C, where they do not.
 every_loop = pytest.mark.parametrize("path", ["/spin", "/hold"])
-
-
-class Process(NamedTuple):
-    """One process: its number is another's after its end, its start is not."""
-
-    pid: int
-    start: int
-
-    @property
-    def lives(self) -> bool:
-        return find(self.pid) == self
-
-
-def find(pid: int) -> Process | None:
-    """The process of that number, unless it is dead and only waits for its parent to notice."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else Process(pid, int(fields[19]))
 
 
 def children(pid: int) -> list[Process]:
@@ -82,11 +62,6 @@ def calling(server: SluiceProcess, folder: Path, path: str) -> Generator[tuple[R
         process = find(int(begun.name.rpartition("-")[2]))
         assert process
         yield client, process
-
-
-def assert_gone(processes: list[Process], seconds: float) -> None:
-    assert processes
-    wait_until(lambda: not any(process.lives for process in processes), f"the end of {processes}", seconds)
 
 
 @one_and_several

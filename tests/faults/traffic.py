@@ -6,10 +6,10 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from app.settings import DatabaseSettings
@@ -19,6 +19,7 @@ LOOKUP = "%FROM user_reports%"
 """How the look-up of a report shows in the server's process list."""
 
 _SOCKET_SECONDS = 30
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 # Small, so that a client that does not read holds its server back before a large report is through.
 _RECEIVE_BUFFER = 64 * 1024
 
@@ -32,13 +33,14 @@ class Head:
 
 
 class RawClient:
-    """One connection. It reads only what it is told to read."""
+    """One connection, from the address ``source``. It reads only what it is told to read."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._socket.settimeout(_SOCKET_SECONDS)
         try:
+            self._socket.bind((source, 0))
             self._socket.connect(("127.0.0.1", port))
         except OSError:
             self._socket.close()
@@ -55,8 +57,16 @@ class RawClient:
         self._socket.sendall(data)
 
     def get(self, path: str, **fields: str) -> None:
+        self.request("GET", path, fields)
+
+    def post(self, path: str, body: bytes, **fields: str) -> None:
+        """``body``, which is JSON."""
+        given = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self.request("POST", path, given | fields, body)
+
+    def request(self, method: str, path: str, fields: Mapping[str, str] = _NO_FIELDS, body: bytes = b"") -> None:
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
-        self.send(f"GET {path} HTTP/1.1\r\nHost: sluice\r\n{lines}\r\n".encode())
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: sluice\r\n{lines}\r\n".encode() + body)
 
     def read_head(self) -> Head:
         while b"\r\n\r\n" not in self._received:
@@ -81,9 +91,19 @@ class RawClient:
         data, self._received = self._received[:size], self._received[size:]
         return data
 
+    def read_until(self, mark: bytes) -> bytes:
+        """Up to ``mark`` and with it; fewer bytes where the connection ends before."""
+        while mark not in self._received and (data := self._socket.recv(1024)):
+            self._received += data
+        end = self._received.find(mark) + len(mark) if mark in self._received else len(self._received)
+        data, self._received = self._received[:end], self._received[end:]
+        return data
+
     def answer(self) -> tuple[Head, Any]:
-        """The head and the JSON of an answer."""
+        """The head and the JSON of an answer; None where it has no content."""
         head = self.read_head()
+        if head.status == 204:
+            return head, None
         return head, json.loads(self.read(int(head.fields["content-length"])))
 
     def finish(self) -> None:
