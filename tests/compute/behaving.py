@@ -67,6 +67,22 @@ def steps(count: int) -> str:
     return "done"
 
 
+@task(name="hurry")
+def hurry(count: int, fails: bool) -> None:
+    """Reports more often than anybody can look, up to its end."""
+    for step in range(count):
+        progress(step + 1, count, f"step {step + 1}")
+    if fails:
+        raise LookupError("there is no such thing")
+
+
+@task(name="report-oddly")
+def report_oddly() -> None:
+    """Reports what is no number, when it would not be passed on anyway."""
+    progress(1)
+    progress("x")  # type: ignore[arg-type]
+
+
 @task(name="segfault")
 def segfault() -> None:
     """Reads where there is nothing."""
