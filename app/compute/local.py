@@ -239,8 +239,17 @@ class LocalEngine:
         with trio.move_on_after(self._settings.grace):
             await run.over.wait()
         if not run.is_over:
+            self._kill(worker, run)
+
+    def _kill(self, worker: _Worker, run: Run) -> None:
+        """Unless ``run`` has just ended: then the worker may have begun another one, which is not to die for it."""
+        self._queue.put_back(self._take_back(worker))
+        self._hear(worker)
+        if not run.is_over:
             self._killed += 1
+            worker.ready = False
             worker.scope.cancel()
+        self._dispatch()
 
     async def _limit(self, run: Run) -> None:
         """Holds it to its two limits."""
@@ -248,8 +257,8 @@ class LocalEngine:
         with trio.move_on_after(call.queue_seconds):
             await run.begun.wait()
         if not run.begun.is_set() and self._withdraw(run):
-            run.stopped_by = DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s")
-            self._end(run, run.stopped_by)
+            self._end(run, DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s"))
+            self._dispatch()
             return
         with trio.move_on_after(call.run_seconds):
             await run.over.wait()
@@ -261,19 +270,27 @@ class LocalEngine:
         """One worker process, and when that has ended the next, for as long as it runs."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            worker = _Worker()
-            self._workers.append(worker)
-            self._started += 1
-            try:
-                await self._live(worker)
-            finally:
-                self._workers.remove(worker)
-                self._bury(worker)
-            if worker.was_ready:
+            if await self._keep_one():
                 pause = _FIRST_PAUSE_SECONDS
             else:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _keep_one(self) -> bool:
+        """Whether it ever took calls."""
+        try:
+            worker = _Worker()
+        except OSError as error:
+            _log.error("worker not started", reason=str(error))
+            return False
+        self._workers.append(worker)
+        self._started += 1
+        try:
+            await self._live(worker)
+        finally:
+            self._workers.remove(worker)
+            self._bury(worker)
+        return worker.was_ready
 
     async def _live(self, worker: _Worker) -> None:
         pipes = worker.pipes

@@ -19,8 +19,8 @@ import trio.testing
 
 from app.compute.engine import Call, Engine, Progress, Submitted
 from app.compute.local import open_local_engine
+from app.compute.memory_files import memory_file
 from app.compute.payload import InFile, Inline, Payload
-from app.compute.run import file_of
 from app.errors import (
     BadJson,
     DeadlineExceeded,
@@ -91,7 +91,7 @@ async def state(submitted: Submitted, wanted: str) -> None:
 
 
 def payload(data: bytes, kind: str) -> Payload:
-    return Inline(data) if kind == "inline" else InFile(file_of(data), len(data))
+    return Inline(data) if kind == "inline" else InFile(memory_file("test", data), len(data))
 
 
 async def test_each_of_a_thousand_callers_gets_its_own_result(open_engine: OpenEngine) -> None:
