@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
@@ -313,6 +313,8 @@ class Exchange:
                 return "deadline"
             case ShuttingDown():
                 return "shutdown"
+            case Overloaded():
+                return "overloaded"
             case _ if status >= 500:
                 return "error"
             case _:
