@@ -28,6 +28,12 @@ _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"
 
 type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
 
+_OUTCOMES: dict[type[object], Outcome] = {
+    DeadlineExceeded: "deadline",
+    Overloaded: "overloaded",
+    ShuttingDown: "shutdown",
+}
+
 
 class Exchange:
     """An HTTP request.
@@ -308,17 +314,11 @@ class Exchange:
         status = self.status or 0
         if error is None and status < 400:
             return "ok"
-        match error:
-            case DeadlineExceeded():
-                return "deadline"
-            case ShuttingDown():
-                return "shutdown"
-            case Overloaded():
-                return "overloaded"
-            case _ if status >= 500:
-                return "error"
-            case _:
-                return "client_error" if status >= 400 else "ok"
+        if (outcome := _OUTCOMES.get(type(error))) is not None:
+            return outcome
+        if status >= 500:
+            return "error"
+        return "client_error" if status >= 400 else "ok"
 
 
 def _milliseconds(seconds: float) -> float:

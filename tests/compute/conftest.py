@@ -96,8 +96,8 @@ def send(client: RawClient, body: bytes, fields: str = "") -> None:
 def serving(folder: Path, **variables: str) -> Generator[Site]:
     assert run(folder, "migrate").returncode == 0
     (folder / "sluice.toml").write_text('[tasks]\nmodules = ["tests.compute.behaving", "tests.compute.plugin"]\n')
-    settings = {"SLUICE_CONFIG": "sluice.toml", "PYTHONPATH": str(ROOT), "SLUICE_TASK_GRACE": "0.3s"} | variables
-    with running(folder, **settings) as server:
+    variables = {"SLUICE_CONFIG": "sluice.toml", "PYTHONPATH": str(ROOT), "SLUICE_TASK_GRACE": "0.3s"} | variables
+    with running(folder, None, workers=1, **variables) as server:
         yield Site(server, folder)
 
 
