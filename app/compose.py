@@ -138,7 +138,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             health_blueprint(checks, gate),
             reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
-            compute_blueprint(house.compute, Later(house.jobs, house.keys)),
+            compute_blueprint(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline)),
             jobs_blueprint(house.jobs, gate),
         ]
         short_routes = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
@@ -16,6 +17,8 @@ from app.compute.strict_json import Buffer, decode_json
 from app.errors import InvalidArguments
 
 _MOST_MISTAKES = 100
+# A look for the nearest name takes long beside all else.
+_MOST_HINTS = 10
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _ReportId = Annotated[str, msgspec.Meta(min_length=1, max_length=128, description="user id of a stored report")]
 _ReportIdOrNone = _ReportId | None
@@ -46,6 +49,8 @@ class Arguments:
         self._whole = msgspec.json.Decoder(_struct(self._types, self._required, forbid_unknown_fields=True))
         reports = {name: self._types[name] for name in self.report_fields}
         self._reports = msgspec.json.Decoder(_struct(reports, [], forbid_unknown_fields=False))
+        raw_reports = dict.fromkeys(reports, Raw)
+        self._raw_reports = msgspec.json.Decoder(_struct(raw_reports, [], forbid_unknown_fields=False))
         self._each = {name: msgspec.json.Decoder[Any](json_type) for name, json_type in self._types.items()}
         self.schema()
 
@@ -61,13 +66,15 @@ class Arguments:
             raise invalid_arguments(self._mistakes(raw), str(error)) from None
 
     def report_ids(self, raw: Buffer) -> dict[str, str]:
-        """The user ids of the reports that ``raw`` names, by argument. *Errors*: BadJson; InvalidArguments."""
+        """The user ids of the reports that ``raw`` names, by argument; nothing else is looked into.
+
+        *Errors*: BadJson; InvalidArguments, which names those that are none."""
         if not self.report_fields or not raw:
             return {}
         try:
             ids = _given(self.report_fields, decode_json(self._reports, raw))
         except msgspec.ValidationError as error:
-            raise invalid_arguments(self._mistakes(raw), str(error)) from None
+            raise invalid_arguments(self._wrong_reports(raw), str(error)) from None
         return {name: user_id for name, user_id in ids.items() if user_id is not None}
 
     def schema(self) -> dict[str, Any]:
@@ -86,10 +93,17 @@ class Arguments:
             fields = decode_json(_FIELDS, raw)
         except msgspec.ValidationError as error:
             return [_mistake("args", str(error))]
-        unknown = [_mistake(name, self._unknown(name)) for name in fields if name not in self._types]
         missing = [_mistake(name, "is missing") for name in self._required if name not in fields]
         known = {name: value for name, value in fields.items() if name in self._types}
-        return [*(each for name, value in known.items() for each in self._wrong(name, value)), *missing, *unknown]
+        wrong = [each for name, value in known.items() for each in self._wrong(name, value)]
+        return [*wrong, *missing, *self._unknown(fields)]
+
+    def _wrong_reports(self, raw: Buffer) -> list[dict[str, str]]:
+        try:
+            fields = _given(self.report_fields, decode_json(self._raw_reports, raw))
+        except msgspec.ValidationError as error:
+            return [_mistake("args", str(error))]
+        return [each for name, value in fields.items() for each in self._wrong(name, value)]
 
     def _wrong(self, name: str, value: Raw) -> list[dict[str, str]]:
         try:
@@ -98,10 +112,14 @@ class Arguments:
             return [_mistake(name, str(error).replace("`$", f"`{name}"))]
         return []
 
-    def _unknown(self, name: str) -> str:
-        nearest = difflib.get_close_matches(name[:100], self._types, n=1)
-        known = f"did you mean {nearest[0]}?" if nearest else f"known are: {', '.join(self._types) or 'none'}"
-        return f"is not an argument of this task; {known}"
+    def _unknown(self, fields: Mapping[str, Raw]) -> Iterator[dict[str, str]]:
+        """Of the first that are no arguments."""
+        known = f"known are: {', '.join(self._types) or 'none'}"
+        names = (name for name in fields if name not in self._types)
+        for at, name in enumerate(islice(names, _MOST_MISTAKES)):
+            nearest = difflib.get_close_matches(name[:100], self._types, n=1) if at < _MOST_HINTS else []
+            hint = f"did you mean {nearest[0]}?" if nearest else known
+            yield _mistake(name, f"is not an argument of this task; {hint}")
 
 
 def invalid_arguments(mistakes: Sequence[Mapping[str, str]], otherwise: str = "") -> InvalidArguments:

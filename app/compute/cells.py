@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 
+from app.compute.memory_files import memory_file
+
 _BYTES = 8
 
 
@@ -30,6 +32,9 @@ class Cell:
 
 def make_cell() -> tuple[Cell, int]:
     """A cell that is 0, and its file's descriptor, the caller's to close."""
-    descriptor = os.memfd_create("sluice-cell", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _BYTES)
-    return Cell(descriptor), descriptor
+    descriptor = memory_file("sluice-cell", bytes(_BYTES))
+    try:
+        return Cell(descriptor), descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise

@@ -246,8 +246,17 @@ class LocalEngine:
         with trio.move_on_after(self._settings.grace):
             await run.over.wait()
         if not run.is_over:
+            self._kill(worker, run)
+
+    def _kill(self, worker: _Worker, run: Run) -> None:
+        """Unless ``run`` has just ended: then the worker may have begun another one, which is not to die for it."""
+        self._queue.put_back(self._take_back(worker))
+        self._hear(worker)
+        if not run.is_over:
             self._killed += 1
+            worker.ready = False
             worker.scope.cancel()
+        self._dispatch()
 
     async def _limit(self, run: Run) -> None:
         """Holds it to its two limits."""
@@ -255,8 +264,8 @@ class LocalEngine:
         with trio.move_on_after(call.queue_seconds):
             await run.begun.wait()
         if not run.begun.is_set() and self._withdraw(run):
-            run.stopped_by = DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s")
-            self._end(run, run.stopped_by)
+            self._end(run, DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s"))
+            self._dispatch()
             return
         with trio.move_on_after(call.run_seconds):
             await run.over.wait()
@@ -269,15 +278,23 @@ class LocalEngine:
         pause = _FIRST_PAUSE_SECONDS
         last: _Worker | None = None
         while True:
-            worker = _Worker(last)
-            self._nursery.start_soon(self._have_work, worker)
-            await worker.replaceable.wait()
-            if worker.was_ready:
+            worker = self._make_worker(last)
+            if worker is not None:
+                self._nursery.start_soon(self._have_work, worker)
+                await worker.replaceable.wait()
+            if worker is not None and worker.was_ready:
                 pause = _FIRST_PAUSE_SECONDS
                 last = worker
             else:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _make_worker(self, last: _Worker | None) -> _Worker | None:
+        try:
+            return _Worker(last)
+        except OSError as error:
+            _log.error("worker not started", reason=str(error))
+            return None
 
     async def _have_work(self, worker: _Worker) -> None:
         self._workers.append(worker)

@@ -103,6 +103,8 @@ class Frames:
             stop = start + _LENGTH.size + length
             if len(self._read) < stop:
                 break
-            yield _decode(self._read[start + _LENGTH.size : stop])
+            with memoryview(self._read) as read, read[start + _LENGTH.size : stop] as message:
+                decoded = _decode(message)
+            yield decoded
             start = stop
         del self._read[:start]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from app.compute.cells import make_cell
 from app.compute.messages import MOST_PACKET_BYTES, Frames, Message, Start, decode_start
@@ -13,7 +13,8 @@ _READ_BYTES = 32 * 1024
 
 
 class WorkerPipes:
-    """calls, answers, cell: descriptors that the worker opens anew. Nothing here blocks.
+    """calls, answers, cell: descriptors that the worker opens anew. Nothing here blocks. *Errors*: OSError where there
+    are too many files.
 
     A call in the pipe is read either by the worker, which then begins it, or by `take_back`, and then it never begins:
     the kernel decides, so that there is nothing to race for. Bound: 16 calls, one for each page of a pipe.
@@ -21,9 +22,18 @@ class WorkerPipes:
 
     def __init__(self) -> None:
         flags = os.O_NONBLOCK | os.O_CLOEXEC
-        self.calls, self._to_worker = os.pipe2(flags | os.O_DIRECT)  # in packets
-        self._from_worker, self.answers = os.pipe2(flags)
-        self._cell, self.cell = make_cell()
+        with ExitStack() as opened:
+            self.calls, self._to_worker = os.pipe2(flags | os.O_DIRECT)  # in packets
+            opened.callback(os.close, self.calls)
+            self._sending = opened.enter_context(ExitStack())
+            self._sending.callback(os.close, self._to_worker)
+            self._from_worker, self.answers = os.pipe2(flags)
+            opened.callback(os.close, self._from_worker)
+            opened.callback(os.close, self.answers)
+            self._cell, self.cell = make_cell()
+            opened.callback(os.close, self.cell)
+            opened.callback(self._cell.close)
+            self._opened = opened.pop_all()
         self._frames = Frames()
 
     def fileno(self) -> int:
@@ -55,12 +65,7 @@ class WorkerPipes:
 
     def finish(self) -> None:
         """There will be no more calls. Idempotent."""
-        if self._to_worker >= 0:
-            os.close(self._to_worker)
-            self._to_worker = -1
+        self._sending.close()
 
     def close(self) -> None:
-        self.finish()
-        for descriptor in (self.calls, self._from_worker, self.answers, self.cell):
-            os.close(descriptor)
-        self._cell.close()
+        self._opened.close()

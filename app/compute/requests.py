@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -11,6 +14,10 @@ from app.errors import BadJson
 
 DEFAULT_TASK = "sum-sqrt"
 _SPACE = b" \t\n\r"
+# A larger request is not taken apart to tell of all that is wrong.
+_LISTED_BYTES = 64 * 1024
+_MOST_UNKNOWN = 100
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _WANTED = 'wanted is an object: {"task": NAME, "args": {…}}, or one without a task'
 
 
@@ -45,9 +52,9 @@ def parse_request(raw: Buffer) -> tuple[str, Buffer]:
         return DEFAULT_TASK, b""
     try:
         request = decode_json(_request, raw)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
         if decode_json(_open, raw).task is not UNSET:
-            raise invalid_arguments(_unknown_members(raw)) from None
+            raise invalid_arguments(_unknown_members(raw, str(error))) from None
         return DEFAULT_TASK, b""
     return _parsed(request, raw)
 
@@ -69,8 +76,12 @@ def _parsed(request: _Request, raw: Buffer) -> tuple[str, Buffer]:
     return name, args if isinstance(raw, memoryview) else bytes(args)
 
 
-def _unknown_members(raw: Buffer) -> list[dict[str, str]]:
-    names = [name for name in decode_json(_members, raw) if name not in {"task", "args"}]
+def _unknown_members(raw: Buffer, message: str) -> list[dict[str, str]]:
+    """message: of the decoder, which names the first one."""
+    if len(raw) <= _LISTED_BYTES:
+        names = islice((name for name in decode_json(_members, raw) if name not in {"task", "args"}), _MOST_UNKNOWN)
+    else:
+        names = _UNKNOWN.findall(message)
     return [{"field": name[:100], "detail": "is no member of a request; task and args are"} for name in names]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
@@ -32,7 +33,8 @@ _FIELDS = frozenset(
         b"sluice-run-deadline",
     )
 )
-_IS_JSON = ("application/json", "+json")
+_IS_JSON = re.compile(r"application/json|[^/\s,]+/[^/\s,]+\+json")
+_CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
 
 def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
@@ -47,14 +49,16 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
         fingerprint = None if key is None else Fingerprint("POST", _ROUTE)
         limits, body = _limits(scope["client"], fields), _body(request.body, fields)
         with ExitStack() as resources:
-            prepared = await compute.receive(body, limits, resources, fingerprint.feed if fingerprint else None)
+            watch = fingerprint.feed if fingerprint else None
+            prepared = await compute.receive(body, limits, resources, watch, request.content_length)
             if key is None or fingerprint is None:
                 return await answer(prepared, fields, resources)
             async with later.claim(_ROUTE, key, fingerprint.value()) as claim:
                 if claim.kept is not None:
                     return claim.kept
                 made = await answer(prepared, fields, resources)
-                await claim.keep(made)
+                if made.status < 400:  # what has failed may be tried again
+                    await claim.keep(made)
                 return made
 
     async def answer(prepared: Prepared, fields: Mapping[str, str], resources: ExitStack) -> Answer:
@@ -66,14 +70,16 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
     # Our application takes an `Answer`, which Quart's types do not know of.
     blueprint.add_url_rule(_ROUTE, view_func=cast("Any", process), methods=["POST"])
 
+    listed = [
+        {"name": task.name, "meaning": task.meaning, "retry": task.retry, "arguments": task.schema()}
+        for task in compute.tasks.values()
+    ]
+    tasks_listed = msgspec.json.encode({"tasks": listed})
+
     @blueprint.get("/api/tasks")
     async def tasks() -> Response:  # pyright: ignore[reportUnusedFunction]
         """The tasks that there are, and what arguments each takes."""
-        listed = [
-            {"name": task.name, "meaning": task.meaning, "retry": task.retry, "arguments": task.schema()}
-            for task in compute.tasks.values()
-        ]
-        return Response(msgspec.json.encode({"tasks": listed}), content_type="application/json")
+        return Response(tasks_listed, content_type="application/json")
 
     return blueprint
 
@@ -104,7 +110,7 @@ def _body(chunks: AsyncIterable[bytes], fields: Mapping[str, str]) -> AsyncItera
 def _is_json(said: str) -> bool:
     essence, *parameters = (part.strip().lower() for part in said.split(";"))
     charsets = {value.strip(' "') for name, _, value in (one.partition("=") for one in parameters) if name == "charset"}
-    return essence.endswith(_IS_JSON) and charsets <= {"utf-8", "us-ascii"}
+    return bool(_IS_JSON.fullmatch(essence)) and charsets <= _CHARSETS
 
 
 def _not_json(what: str) -> UnsupportedMediaType:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 
 from app.compute.engine import Call, Progress, State
+from app.compute.memory_files import memory_file
 from app.compute.messages import MOST_PACKET_BYTES, GivenReport, Start, encode_start
 from app.compute.payload import InFile, Inline
 from app.errors import SluiceError, TaskCancelled
@@ -71,7 +72,7 @@ class Run:
                 start = Start(self.number, self.call.task, data, reports=reports)
             case Inline(data):
                 if self._file is None:
-                    self._file = file_of(data)
+                    self._file = memory_file("sluice-task", data)
                 start = Start(self.number, self.call.task, b"", self._file, len(data), reports)
             case InFile(descriptor, size):
                 start = Start(self.number, self.call.task, b"", descriptor, size, reports)
@@ -120,12 +121,3 @@ class Run:
         self._has_changed = True
         self._change.set()
         self._change = trio.Event()
-
-
-def file_of(data: bytes) -> int:
-    """A file in memory that holds ``data``; its descriptor is the caller's to close."""
-    descriptor = os.memfd_create("sluice-task", os.MFD_CLOEXEC)
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
-    return descriptor

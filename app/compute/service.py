@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from app.compute.bodies import Bodies
 from app.compute.engine import Call, Engine, OpenReport
 from app.compute.payload import Inline, Payload
@@ -72,24 +74,27 @@ class Compute:
         limits: Limits,
         resources: ExitStack,
         watch: Callable[[bytes], object] | None = None,
+        length: int | None = None,
     ) -> Prepared:
         """The call that a body asks for.
 
         resources: takes what has to be closed once the call is over. watch: is called with each part of the body.
+        length: in bytes, where that is known before.
         *Errors*: BadJson, BodyTooLarge, UnknownTask, InvalidArguments, Overloaded, those of ``chunks``, and those of
         opening a report.
         """
-        body = await self._bodies.receive(chunks, resources, watch)
+        body = await self._bodies.receive(chunks, resources, watch, length)
         if not isinstance(body, Inline):
             return Prepared(_call(None, body, limits, {}), None)
         name, arguments = parse_request(body.data)
+        await trio.lowlevel.checkpoint()  # what is large takes some time, and is looked through once more
         return await self.prepare(name, bytes(arguments), limits, resources)
 
     async def prepare(self, name: str, arguments: bytes, limits: Limits, resources: ExitStack) -> Prepared:
         """Likewise, of the task's name and its arguments."""
         task = task_named(self.tasks, name)
-        if len(arguments) <= _CHECKED_BYTES and not task.report_fields:
-            task.decode(arguments)
+        if len(arguments) <= _CHECKED_BYTES:
+            task.check(arguments)
         reports: dict[str, OpenReport] = {}
         for field, user_id in task.report_ids(arguments).items():
             report = await self._stored(user_id)

@@ -108,6 +108,10 @@ class Task:
                 arguments[name] = reports[name]
         return arguments
 
+    def check(self, raw: Buffer) -> None:
+        """Whether ``raw`` are arguments for this task. *Errors*: BadJson; InvalidArguments, likewise."""
+        self._arguments.decode(raw)
+
     def schema(self) -> dict[str, Any]:
         """JSON Schema of the arguments."""
         return self._arguments.schema()

@@ -100,6 +100,7 @@ class _Worker:
         os.close(descriptor)
         self._number = 0
         self._reported = 0.0
+        self._held: Reported | None = None  # the last progress, where it came too soon after the one before
         self._ruined = False
 
     def serve(self) -> None:
@@ -111,6 +112,8 @@ class _Worker:
         tired = False
         while packet := os.read(self._calls, MOST_PACKET_BYTES):
             answer = self._answer(decode_start(packet))
+            if self._held is not None:
+                self._send(self._held)
             self._send(answer)
             if self._ruined:
                 return
@@ -132,16 +135,20 @@ class _Worker:
             raise Cancelled
 
     def report(self, done: float, total: float | None, message: str) -> None:
+        text = _sendable(str(message)[:_MOST_TEXT])
+        self._held = Reported(self._number, float(done), None if total is None else float(total), text)
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._send(Reported(self._number, float(done), total, _sendable(str(message)[:_MOST_TEXT])))
+            self._send(self._held)
+            self._held = None
 
     # -- one call --------------------------------------------------------------------------------------------------
 
     def _answer(self, start: Start) -> Returned | Failed:
         self._number = start.number
         self._reported = 0.0
+        self._held = None
         began = time.monotonic()
         try:
             _limit_processor(self._orders.processor)

@@ -11,7 +11,7 @@ import math
 import structlog
 import trio
 
-from app.errors import BACKING_OFF, DeadlineExceeded, ShuttingDown, SluiceError
+from app.errors import BACKING_OFF, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
 from app.flow.timeouts import Timeouts
@@ -140,4 +140,7 @@ def _log_error(error: SluiceError, raised: BaseException) -> None:
     if type(error) is SluiceError:
         _log.error("unexpected error", exc_info=raised)
     elif error.status >= 500 and error.internal != BACKING_OFF:  # which the pool has logged, once a try
-        _log.error(error.title.lower(), error=error.name, detail=error.detail, reason=error.internal)
+        # What load, or a client's own limit, has decided is no fault of ours.
+        expected = isinstance(error, DeadlineExceeded | Overloaded | ShuttingDown)
+        tell = _log.info if expected else _log.error
+        tell(error.title.lower(), error=error.name, detail=error.detail, reason=error.internal)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
@@ -27,6 +27,12 @@ _LAST_WORDS_SECONDS = 2.0
 _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
 
 type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
+
+_OUTCOMES: dict[type[object], Outcome] = {
+    DeadlineExceeded: "deadline",
+    Overloaded: "overloaded",
+    ShuttingDown: "shutdown",
+}
 
 
 class Exchange:
@@ -308,15 +314,11 @@ class Exchange:
         status = self.status or 0
         if error is None and status < 400:
             return "ok"
-        match error:
-            case DeadlineExceeded():
-                return "deadline"
-            case ShuttingDown():
-                return "shutdown"
-            case _ if status >= 500:
-                return "error"
-            case _:
-                return "client_error" if status >= 400 else "ok"
+        if (outcome := _OUTCOMES.get(type(error))) is not None:
+            return outcome
+        if status >= 500:
+            return "error"
+        return "client_error" if status >= 400 else "ok"
 
 
 def _milliseconds(seconds: float) -> float:

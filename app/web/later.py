@@ -23,14 +23,17 @@ from app.storage.idempotency import Claim, IdempotencyKeys, KeptAnswer
 _JSON = (b"content-type", b"application/json")
 # What a job is called whose request only a worker has looked into.
 _UNKNOWN_TASK = "(in its request)"
+# Of the time that a request has, for how much it may wait at most: it has to be answered in the rest.
+_WAITING_SHARE = 0.9
 
 
 class Later:
-    """`app.compute.later.Later`."""
+    """`app.compute.later.Later`. deadline: of every request, in seconds."""
 
-    def __init__(self, jobs: Jobs[Call], keys: IdempotencyKeys) -> None:
+    def __init__(self, jobs: Jobs[Call], keys: IdempotencyKeys, deadline: float) -> None:
         self._jobs = jobs
         self._keys = keys
+        self._deadline = deadline
 
     @asynccontextmanager
     async def claim(self, route: str, key: str, fingerprint: str) -> AsyncGenerator[_Claim]:
@@ -50,15 +53,22 @@ class Later:
         if preferences.wait is None:
             return _accepted(job, Preferences(respond_async=True))
         try:
-            job = await self._jobs.wait(job.id, preferences.wait)
+            most = self._longest_wait()
+            job = await self._jobs.wait(job.id, min(preferences.wait, most))
             if job.is_over:
                 return await self._ended(job, Preferences(wait=preferences.wait))
+            if most < preferences.wait:  # which then is not what was done (RFC 7240 3)
+                preferences = Preferences(preferences.respond_async)
         except BaseException:
             # Whoever leaves now has not been told of the job.
             with trio.CancelScope(shield=True):
                 await self._jobs.cancel(job.id)
             raise
         return _accepted(job, preferences)
+
+    def _longest_wait(self) -> float:
+        left = trio.current_effective_deadline() - trio.current_time()
+        return _WAITING_SHARE * max(0.0, min(left, self._deadline))
 
     async def _ended(self, job: Job, applied: Preferences) -> Answer:
         """As the request would have been answered without a job."""

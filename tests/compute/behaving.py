@@ -64,6 +64,18 @@ def swallow(begun: str) -> None:
             Path(begun).with_suffix(".told").touch()
 
 
+@task(name="count")
+def count(path: str, fails: int = 0) -> int:
+    """How often it was run, for that path; the first of them fail."""
+    with Path(path).open("a+") as file:
+        file.write("x")
+        file.flush()
+        runs = file.tell()
+    if runs <= fails:
+        raise LookupError("not yet")
+    return runs
+
+
 @task(name="steps")
 def steps(count: int) -> str:
     """Reports each of its steps."""
@@ -71,6 +83,22 @@ def steps(count: int) -> str:
         progress(step + 1, count, f"step {step + 1}")
         time.sleep(0.06)
     return "done"
+
+
+@task(name="hurry")
+def hurry(count: int, fails: bool) -> None:
+    """Reports more often than anybody can look, up to its end."""
+    for step in range(count):
+        progress(step + 1, count, f"step {step + 1}")
+    if fails:
+        raise LookupError("there is no such thing")
+
+
+@task(name="report-oddly")
+def report_oddly() -> None:
+    """Reports what is no number, when it would not be passed on anyway."""
+    progress(1)
+    progress("x")  # type: ignore[arg-type]
 
 
 @task(name="segfault")

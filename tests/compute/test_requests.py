@@ -83,10 +83,16 @@ def test_each_member_that_is_wrong_is_named() -> None:
 
 
 def test_many_members_that_are_wrong_are_not_all_told() -> None:
-    raw = json.dumps({"task": "a"} | {f"{at}" * 300: at for at in range(500)}).encode()
+    raw = json.dumps({"task": "a"} | {f"{at}" * 100: at for at in range(120)}).encode()
     told = mistakes(raw)
     assert 10 < len(told) <= 100
     assert max(map(len, told)) <= 101
+
+
+@pytest.mark.parametrize("name", ["x", "a `b`", "new\nline", "é" * 300])
+def test_of_a_large_request_the_first_member_that_is_wrong_is_told(name: str) -> None:
+    raw = json.dumps({"task": "a", "args": {"n": [0] * 50_000}, name: 1, "other": 2}, ensure_ascii=False).encode()
+    assert set(mistakes(raw)) == {name[:100]}
 
 
 @pytest.mark.parametrize(

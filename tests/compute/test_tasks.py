@@ -414,7 +414,7 @@ def test_what_names_no_report(user_id: object) -> None:
     arguments = {"report": user_id, "m": 1}
     assert set(mistakes(READING, arguments)) == {"report", "m"}
     if user_id is not None:
-        with pytest.raises(InvalidArguments, match=r"report: Expected `str`.*m: is not an argument"):
+        with pytest.raises(InvalidArguments, match=r"^report: Expected `str`[^;]*$"):
             READING.report_ids(json.dumps(arguments).encode())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -20,8 +20,8 @@ import trio.testing
 
 from app.compute.engine import Call, Engine, Progress, Submitted
 from app.compute.local import open_local_engine
+from app.compute.memory_files import memory_file
 from app.compute.payload import InFile, Inline, Payload
-from app.compute.run import file_of
 from app.errors import (
     BadJson,
     DeadlineExceeded,
@@ -92,7 +92,7 @@ async def state(submitted: Submitted, wanted: str) -> None:
 
 
 def payload(data: bytes, kind: str) -> Payload:
-    return Inline(data) if kind == "inline" else InFile(file_of(data), len(data))
+    return Inline(data) if kind == "inline" else InFile(memory_file("test", data), len(data))
 
 
 async def test_each_of_a_thousand_callers_gets_its_own_result(open_engine: OpenEngine) -> None:
@@ -182,6 +182,21 @@ async def test_progress_is_told_while_it_runs(open_engine: OpenEngine) -> None:
         assert await submitted.result() == b'"done"'
     assert Progress(2, 4, "step 2") in seen
     assert [one.done for one in seen] == sorted(one.done for one in seen)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_last_progress_is_told_however_soon_the_task_ends(open_engine: OpenEngine, fails: bool) -> None:
+    async with open_engine(SETTINGS) as engine, engine.submit(call("hurry", count=1000, fails=fails)) as submitted:
+        with trio.fail_after(PATIENCE), suppress(TaskFailed):
+            await submitted.result()
+        assert submitted.progress == Progress(1000, 1000, "step 1000")
+
+
+async def test_progress_that_cannot_be_told_fails_in_the_task(open_engine: OpenEngine) -> None:
+    async with open_engine(SETTINGS) as engine:
+        error = await fails(engine, call("report-oddly"))
+        assert error.members["exception"] == "ValueError"
+        assert await compute(engine, call("echo", value=1)) == 1
 
 
 # -- who leaves --------------------------------------------------------------------------------------------------------
