@@ -14,7 +14,7 @@ from app.compute.engine import Call
 from app.compute.local import open_local_engine
 from app.compute.payload import Inline
 from app.compute.registry import load_tasks
-from app.compute.routes import compute_blueprint
+from app.compute.routes import compute_blueprint, process_route
 from app.compute.service import Compute
 from app.flow.drain import DrainGate
 from app.flow.processes import preload
@@ -138,16 +138,17 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             health_blueprint(checks, gate),
             reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
-            compute_blueprint(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline)),
+            compute_blueprint(house.compute),
             jobs_blueprint(house.jobs, gate),
         ]
         short_routes = [
             report_route(house.stores.reports, transforming(house.transforms)),
             list_route(Listing(house.stores.database)),
         ]
+        posts = [process_route(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline))]
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.stores.reports.sweep)
-        yield build_application(blueprints, short_routes, settings.server)
+        yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
 
 

@@ -7,17 +7,15 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import Any, cast
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from app.compute.later import Later
 from app.compute.service import Compute, Limits, Prepared
 from app.errors import UnsupportedContentEncoding, UnsupportedMediaType
-from app.http.answers import Answer
+from app.http.answers import Answer, Posted, ShortPost
 from app.http.deadlines import parse_deadline
-from app.http.fields import fields_of
 from app.http.idempotency import Fingerprint, parse_key
 from app.http.prefer import parse_prefer
 
@@ -37,20 +35,18 @@ _IS_JSON = re.compile(r"application/json|[^/\s,]+/[^/\s,]+\+json")
 _CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
 
-def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
-    """later: what outlives its request: jobs, and the answers that are kept by an idempotency key."""
-    blueprint = Blueprint("compute", __name__)
+def process_route(compute: Compute, later: Later) -> ShortPost:
+    """``POST /api/process``. later: what outlives its request: jobs, and the answers that are kept by an idempotency
+    key."""
 
-    async def process() -> Answer:
-        """Runs a task and gives its result; or, with Prefer: respond-async or wait=N, a job that does."""
-        scope: Any = request.scope
-        fields = fields_of(scope["headers"], _FIELDS)
+    async def process(request: Posted) -> Answer:
+        fields = request.fields
         key = parse_key(fields.get("idempotency-key"))
         fingerprint = None if key is None else Fingerprint("POST", _ROUTE)
-        limits, body = _limits(scope["client"], fields), _body(request.body, fields)
+        limits, body = _limits(request), _body(request)
         with ExitStack() as resources:
             watch = fingerprint.feed if fingerprint else None
-            prepared = await compute.receive(body, limits, resources, watch, request.content_length)
+            prepared = await compute.receive(body, limits, resources, watch, request.length)
             if key is None or fingerprint is None:
                 return await answer(prepared, fields, resources)
             async with later.claim(_ROUTE, key, fingerprint.value()) as claim:
@@ -62,14 +58,18 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
                 return made
 
     async def answer(prepared: Prepared, fields: Mapping[str, str], resources: ExitStack) -> Answer:
-        preferences = parse_prefer(fields.get("prefer"))
-        if preferences.respond_async or preferences.wait is not None:
-            return await later.begin(prepared, preferences, resources)
+        if "prefer" in fields:
+            preferences = parse_prefer(fields["prefer"])
+            if preferences.respond_async or preferences.wait is not None:
+                return await later.begin(prepared, preferences, resources)
         return Answer(200, _JSON, b'{"result":%b}' % await compute.compute(prepared.call))
 
-    # Our application takes an `Answer`, which Quart's types do not know of.
-    blueprint.add_url_rule(_ROUTE, view_func=cast("Any", process), methods=["POST"])
+    meaning = "Runs a task and gives its result; or, with Prefer: respond-async or wait=N, a job that does."
+    return ShortPost(_ROUTE, meaning, _FIELDS, process)
 
+
+def compute_blueprint(compute: Compute) -> Blueprint:
+    blueprint = Blueprint("compute", __name__)
     listed = [
         {"name": task.name, "meaning": task.meaning, "retry": task.retry, "arguments": task.schema()}
         for task in compute.tasks.values()
@@ -84,26 +84,27 @@ def compute_blueprint(compute: Compute, later: Later) -> Blueprint:
     return blueprint
 
 
-def _limits(client: tuple[str, int] | None, fields: Mapping[str, str]) -> Limits:
+def _limits(request: Posted) -> Limits:
     def seconds(name: str) -> float:
-        value = fields.get(name.lower())
+        value = request.fields.get(name.lower())
         return math.inf if value is None else parse_deadline(value.encode("latin-1"), name) or math.inf
 
-    return Limits(client[0] if client else "", seconds("Sluice-Queue-Deadline"), seconds("Sluice-Run-Deadline"))
+    return Limits(request.client, seconds("Sluice-Queue-Deadline"), seconds("Sluice-Run-Deadline"))
 
 
-def _body(chunks: AsyncIterable[bytes], fields: Mapping[str, str]) -> AsyncIterable[bytes]:
+def _body(request: Posted) -> AsyncIterable[bytes]:
     """What is to be JSON. *Errors*: UnsupportedMediaType, UnsupportedContentEncoding where it says that it is not."""
+    fields = request.fields
     if fields.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedContentEncoding(
             "a request for a task comes without Content-Encoding", headers={"accept-encoding": "identity"}
         )
     said = fields.get("content-type")
     if said is None:
-        return _Nothing(chunks)
+        return _Nothing(request.body)
     if not _is_json(said):
         raise _not_json(f"is {said!r}")
-    return chunks
+    return request.body
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,8 @@
-"""An answer as a value, and the routes that give one: GET and HEAD, on the shortest way from the wire and back."""
+"""An answer as a value, and the routes that give one, on the shortest way from the wire and back."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,7 +57,7 @@ type Handler = Callable[[str, str, Mapping[str, str], bytes], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class ShortRoute:
-    """A route that ends in one parameter, or has none.
+    """A route for GET and HEAD that ends in one parameter, or has none.
 
     prefix: what stands before the parameter, ASCII, such as ``/api/thing/``; without one it is the whole path.
     parameter: its name; empty if there is none. meaning: in a line.
@@ -71,3 +71,31 @@ class ShortRoute:
     meaning: str
     fields: frozenset[bytes]
     handler: Handler
+
+
+@dataclass(slots=True)
+class Posted:
+    """A request with a body.
+
+    fields: those that the route wants, by name, several of one name joined by a comma. body: as it comes, once.
+    length: of the body, in bytes, where it was announced. client: its address, or nothing.
+    """
+
+    fields: Mapping[str, str]
+    body: AsyncIterable[bytes]
+    length: int | None
+    client: str
+
+
+@dataclass(frozen=True)
+class ShortPost:
+    """A route for POST.
+
+    path: the whole of it. meaning: in a line. fields: names of those of the request's fields that the handler looks
+    at, in lower case.
+    """
+
+    path: str
+    meaning: str
+    fields: frozenset[bytes]
+    handler: Callable[[Posted], Awaitable[Answer]]

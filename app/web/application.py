@@ -7,7 +7,7 @@ from typing import cast
 
 from quart import Blueprint
 
-from app.http.answers import ShortRoute
+from app.http.answers import ShortPost, ShortRoute
 from app.settings import ServerSettings
 from app.web.lean import LeanQuart
 from app.web.short_way import ShortWay, add_rules
@@ -15,7 +15,10 @@ from app.wire.asgi import AsgiApp
 
 
 def build_application(
-    blueprints: Sequence[Blueprint], short_routes: Sequence[ShortRoute], settings: ServerSettings
+    blueprints: Sequence[Blueprint],
+    short_routes: Sequence[ShortRoute],
+    settings: ServerSettings,
+    posts: Sequence[ShortPost] = (),
 ) -> AsgiApp:
     """The application of these routes. A route that reads its body whole reads up to ``settings.max_json``."""
     application = LeanQuart("sluice", static_folder=None)
@@ -26,7 +29,7 @@ def build_application(
     application.url_map.merge_slashes = False
     for blueprint in blueprints:
         application.register_blueprint(blueprint)
-    add_rules(application, short_routes)
+    add_rules(application, short_routes, posts)
     # Quart's own types of scope and events are narrower than ASGI's.
     # Methods are called in half the time that objects with such a method are.
-    return ShortWay(cast("AsgiApp", application.__call__), short_routes).__call__
+    return ShortWay(cast("AsgiApp", application.__call__), short_routes, posts, settings.max_json).__call__

@@ -59,11 +59,13 @@ class Server:
                 nursery.cancel_scope.cancel()
         except BaseException as raised:
             lines = start_errors(raised)
-            if started or not lines:
+            if started or not (lines or isinstance(raised, Exception)):
                 raise
             for line in lines:
                 _log.error("start failed", reason=line)
-            await send({"type": "lifespan.startup.failed", "message": "; ".join(lines)})
+            if not lines:  # without an answer Hypercorn would serve although nothing is there
+                _log.error("start failed", exc_info=raised)
+            await send({"type": "lifespan.startup.failed", "message": "; ".join(lines) or "unexpected error"})
             return
         finally:
             if started:

@@ -63,6 +63,11 @@ class PulledBody:
         return self._whole
 
 
+def length_of(scope: Any) -> int | None:
+    """Of the body, in bytes, where it was announced."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), None)
+
+
 class PulledMessages:
     """A WebSocket's messages, one at a time. *Errors*: EOFError once the client has left."""
 
@@ -99,7 +104,7 @@ class PulledRequest(TrioRequest):
 
     @property
     def content_length(self) -> int | None:
-        return next((int(value) for name, value in self.scope["headers"] if name == b"content-length"), None)
+        return length_of(self.scope)
 
     @property
     def blueprints(self) -> list[str]:

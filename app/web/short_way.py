@@ -11,9 +11,10 @@ from typing import NoReturn
 from quart import Quart
 
 from app.errors import NotFound
-from app.http.answers import Answer, FilePart, ShortRoute, Streamed
+from app.http.answers import Answer, FilePart, Posted, ShortPost, ShortRoute, Streamed
 from app.http.fields import fields_of
 from app.storage.open_files import BlobTruncated
+from app.web.pulled import PulledBody, length_of
 from app.wire.asgi import TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
@@ -21,25 +22,39 @@ _SMALL_BYTES = 128 * 1024
 
 
 class ShortWay:
-    """Answers GET and HEAD of ``routes``; the rest goes to ``app``."""
+    """Answers GET and HEAD of ``routes``, and POST of ``posts``; the rest goes to ``app``. most: see `PulledBody`."""
 
-    def __init__(self, app: AsgiApp, routes: Sequence[ShortRoute]) -> None:
+    def __init__(
+        self, app: AsgiApp, routes: Sequence[ShortRoute], posts: Sequence[ShortPost] = (), most: int = 0
+    ) -> None:
         self._app = app
         self._routes = routes
+        self._posts = {post.path: post for post in posts}
+        self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
-            for route in self._routes:
-                parameter = _parameter(scope, route)
-                if parameter is not None:
-                    fields = fields_of(scope["headers"], route.fields)
-                    answer = await route.handler(scope["method"], parameter, fields, scope["query_string"])
-                    await send_answer(scope, send, answer)
-                    return
-        if scope["type"] == "http" and scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
-            await send({"type": WHOLE, "status": 204, "headers": [], "body": b""})
-            return
+        if scope["type"] == "http":
+            method = scope["method"]
+            if method in {"GET", "HEAD"}:
+                for route in self._routes:
+                    parameter = _parameter(scope, route)
+                    if parameter is not None:
+                        fields = fields_of(scope["headers"], route.fields)
+                        answer = await route.handler(method, parameter, fields, scope["query_string"])
+                        await send_answer(scope, send, answer)
+                        return
+            elif method == "POST" and (post := self._posts.get(scope["path"])) is not None:
+                await send_answer(scope, send, await post.handler(self._posted(scope, receive, post)))
+                return
+            elif scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
+                await send({"type": WHOLE, "status": 204, "headers": [], "body": b""})
+                return
         await self._app(scope, receive, send)
+
+    def _posted(self, scope: Scope, receive: Receive, post: ShortPost) -> Posted:
+        client = scope.get("client")
+        fields = fields_of(scope["headers"], post.fields)
+        return Posted(fields, PulledBody(receive, self._most), length_of(scope), client[0] if client else "")
 
 
 def _parameter(scope: Scope, route: ShortRoute) -> str | None:
@@ -52,16 +67,20 @@ def _parameter(scope: Scope, route: ShortRoute) -> str | None:
     return None
 
 
-def add_rules(application: Quart, routes: Sequence[ShortRoute]) -> None:
+def add_rules(application: Quart, routes: Sequence[ShortRoute], posts: Sequence[ShortPost] = ()) -> None:
     """Tells Quart of the routes, for what it says of all routes: which methods there are, and what is where."""
-    for route in routes:
 
+    def add(rule: str, method: str, meaning: str) -> None:
         async def answered_before(**_: str) -> NoReturn:
             raise NotFound("there is nothing at that path")  # one that only looks like the route once it is decoded
 
-        answered_before.__doc__ = route.meaning
-        rule = f"{route.prefix}<{route.parameter}>" if route.parameter else route.prefix
-        application.add_url_rule(rule, f"short:{route.prefix}", answered_before, methods=["GET"])
+        answered_before.__doc__ = meaning
+        application.add_url_rule(rule, f"short:{method} {rule}", answered_before, methods=[method])
+
+    for route in routes:
+        add(f"{route.prefix}<{route.parameter}>" if route.parameter else route.prefix, "GET", route.meaning)
+    for post in posts:
+        add(post.path, "POST", post.meaning)
 
 
 async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:

@@ -120,11 +120,11 @@ async def test_after_a_start_that_failed_nothing_more_is_said() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), ExceptionGroup("g", [StartError("no"), ValueError("a bug")])])
-async def test_a_start_that_fails_by_a_bug_is_not_told_as_words(error: Exception) -> None:
+async def test_a_start_that_fails_by_a_bug_is_told_with_its_traceback(error: Exception, log: Log) -> None:
     lifespan = _Lifespan()
-    with pytest.raises((ValueError, ExceptionGroup)):
-        await _live(_server(_rooms([], error)), lifespan)
-    assert lifespan.told == []
+    await _live(_server(_rooms([], error)), lifespan)
+    assert lifespan.told == [{"type": "lifespan.startup.failed", "message": "unexpected error"}]
+    assert [line["exc_info"] for line in log] == [error]
 
 
 async def test_rooms_that_fail_to_close_are_no_failed_start(log: Log) -> None:
