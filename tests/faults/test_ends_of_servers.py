@@ -69,6 +69,9 @@ def test_what_ends_in_time_does_and_the_rest_is_cancelled(
         assert last.endswith(b"retry: 1000\n\n\r\n0\r\n\r\n")
         assert store.state(jobs[told]) == "running"
         assert not told.cleaned_up
+        if command is HYPERCORN:  # whose workers go on, however often they are told
+            for pid in (server.pid, *server.workers()):
+                os.kill(pid, signal.SIGTERM)
         gate.open()
         wait_until(lambda: store.state(jobs[in_time]) == "succeeded", "the job ends in the drain")
         assert server.process.poll() is None
@@ -139,25 +142,31 @@ def test_hypercorn_as_it_comes_waits_for_the_last_words_of_jobs(embedded: JobSto
     assert embedded.state(id) == "cancelled"
 
 
-def test_a_second_signal_cancels_jobs_at_once(embedded: JobStore) -> None:
-    """Also those that have to be killed, for which a grace period is over at the time when nothing is waited for."""
-    told, deaf = Mark(embedded.folder / "told"), Mark(embedded.folder / "deaf")
-    variables = {"SLUICE_COMPUTE_WORKERS": "2", "SLUICE_DRAIN_TIMEOUT": "5min", "SLUICE_TASK_GRACE": "1500ms"}
-    with computing(embedded.folder, SERVE, variables) as server:
+def test_a_second_signal_cancels_all_at_once(embedded: JobStore) -> None:
+    """Also what has to be killed: its grace period ends after the time when nothing is waited for any more."""
+    told, deaf, keyed = (Mark(embedded.folder / name) for name in ("told", "deaf", "keyed"))
+    variables = {"SLUICE_COMPUTE_WORKERS": "3", "SLUICE_DRAIN_TIMEOUT": "5min", "SLUICE_TASK_GRACE": "1500ms"}
+    with computing(embedded.folder, SERVE, variables) as server, RawClient(server.port) as client:
         everything = session(server.pid)
+        client.post(PROCESS, call("hold", begun=str(keyed)), Prefer="wait=30", Idempotency_Key="once")
         jobs = [
             begin(server.port, call("hold", begun=str(told))),
             begin(server.port, call("spin", begun=str(deaf))),
         ]
-        assert told.process() != deaf.process()
+        processes = {mark.process() for mark in (told, deaf, keyed)}
+        assert processes < set(everything)
         server.signal(signal.SIGTERM)
         server.wait_for_event("shutting down")
         assert server.process.poll() is None
         server.signal(signal.SIGTERM)
+        assert error_of(client.answer()) == (503, "shutting-down")
         _ended_in_order(server)
         assert_gone(everything)
     assert [embedded.state(id) for id in jobs] == ["cancelled", "cancelled"]
+    assert {embedded.state(id) for id in embedded.ids()} == {"cancelled"}
     assert told.cleaned_up
+    assert keyed.cleaned_up
+    assert embedded.query("SELECT * FROM idempotency_keys", ()) == []
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------

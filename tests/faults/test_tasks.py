@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -164,6 +166,26 @@ def test_each_of_a_thousand_concurrent_callers_gets_its_own_result(server: Sluic
             client.post(PROCESS, call("echo", value=[number, "x" * number]))
         results = [result_of(client.answer()) for client in clients]
     assert results == [[number, "x" * number] for number in range(_PATIENCE)]
+
+
+@under_one_process
+def test_a_worker_that_is_killed_takes_no_task_with_it_but_the_one_that_it_is_at(server: SluiceProcess) -> None:
+    """Though others of those that take no time were sent ahead to it."""
+    for _ in range(3):
+        assert result_of(post(server.port, call("echo", value=1))) == 1
+    with losing(server, 1), ExitStack() as stack:
+        process = result_of(post(server.port, call("pid")))
+        clients = [stack.enter_context(RawClient(server.port)) for _ in range(300)]
+        for number, client in enumerate(clients):
+            client.post(PROCESS, call("echo", value=number))
+            if number == 100:
+                os.kill(process, signal.SIGKILL)
+        answers = [client.answer() for client in clients]
+        failed = [answer for answer in answers if answer[0].status != 200]
+        assert [error_of(answer) for answer in failed] in ([], [(500, "worker-crashed")])
+        assert all(
+            document == {"result": number} for number, (head, document) in enumerate(answers) if head.status == 200
+        )
 
 
 @_under("hypercorn")
