@@ -324,7 +324,7 @@ class LocalEngine:
                 try:
                     await self._pool.run(work, orders)
                 except ProcessDied as died:
-                    worker.died = died
+                    worker.died = died.with_traceback(None)
                     self._crashed += 1
                     _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
                 except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried

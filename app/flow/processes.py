@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,6 +98,7 @@ class ProcessPool:
         """
         if self._closed:
             raise self._closed_error()
+        died: ProcessDied | None = None
         with trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
@@ -104,11 +106,11 @@ class ProcessPool:
                 return cast("T", await (_with_grace(calling, grace) if grace else calling()))
             except trio_parallel.BrokenWorkerError as error:
                 process = error.args[-1] if error.args else None
-                detail = f"a process of {self._name} ended in the middle of a call"
-                raise ProcessDied(detail, getattr(process, "exitcode", None)) from error
+                died = ProcessDied(f"a process of {self._name} ended in the middle of a call", _exit_code(process))
             finally:
                 self._calls.remove(scope)
-        raise self._closed_error()
+        # Not out of the handler: its error holds the process's descriptors for as long as there is a trace of it.
+        raise died or self._closed_error()
 
     def close(self) -> None:
         """Kills what runs; calls that run, wait or come fail with ClosedResourceError."""
@@ -160,6 +162,10 @@ async def open_processes(name: str, size: int, *, one_call: bool = False) -> Asy
         # It complains of a process that had to be killed, or was by somebody else: gone is gone.
         with suppress(trio_parallel.BrokenWorkerError):
             await opening.__aexit__(None, None, None)
+
+
+def _exit_code(process: BaseProcess | None) -> int | None:
+    return None if process is None else process.exitcode
 
 
 async def _with_grace(calling: Callable[[], Awaitable[Any]], grace: float) -> Any:

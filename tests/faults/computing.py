@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.faults.process_tree import Process, descendants, find
@@ -16,19 +17,22 @@ from tests.faults.traffic import Head, RawClient, wait_until
 from tests.processes import SERVE, SluiceProcess, running
 
 PROCESS = "/api/process"
-GRACE_SECONDS = 0.3
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
-def computing(folder: Path, command: list[str], workers: int = 1, **variables: str) -> Generator[SluiceProcess]:
+def computing(
+    folder: Path, command: list[str], variables: Mapping[str, str] = _NONE, *, workers: int = 1
+) -> Generator[SluiceProcess]:
     """A server whose serving processes have one compute worker each, unless ``variables`` say otherwise."""
     config = folder / "tasks.toml"
     config.write_text('[tasks]\nmodules = ["tests.compute.behaving"]\n')
     settings = {
         "SLUICE_CONFIG": str(config),
         "SLUICE_COMPUTE_WORKERS": "1",
-        "SLUICE_TASK_GRACE": f"{GRACE_SECONDS:g}s",
-    } | variables
+        "SLUICE_TASK_GRACE": "300ms",
+        **variables,
+    }
     with running(folder, command, workers=workers, **settings) as server:
         # Of ours, and the one that multiprocessing needs for itself.
         count = workers * int(settings["SLUICE_COMPUTE_WORKERS"]) + 1 + (0 if command is SERVE else workers)

@@ -31,16 +31,16 @@ def _fill(folder: Path, variables: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def _embedded_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def embedded_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded")
     _fill(folder, {})
     return folder
 
 
 @pytest.fixture
-def folder(_embedded_template: Path, tmp_path: Path) -> Path:
+def folder(embedded_template: Path, tmp_path: Path) -> Path:
     """A data folder of the test's own, with the embedded database."""
-    return Path(shutil.copytree(_embedded_template, tmp_path / "data"))
+    return Path(shutil.copytree(embedded_template, tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

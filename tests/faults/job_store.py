@@ -36,34 +36,30 @@ class JobStore:
         ((error,),) = self.query("SELECT error FROM jobs WHERE id = %s", (id,))
         return json.loads(error)["type"].removeprefix("urn:sluice:error:")
 
-    def newest(self) -> str:
-        ((id,),) = self.query("SELECT id FROM jobs ORDER BY created DESC LIMIT 1", ())
-        return id
-
-    def count(self) -> int:
-        ((count,),) = self.query("SELECT COUNT(*) FROM jobs", ())
-        return count
+    def ids(self) -> set[str]:
+        """Of all jobs."""
+        return {id for (id,) in self.query("SELECT id FROM jobs", ())}
 
 
 def embedded_store(folder: Path) -> JobStore:
+    """The one of a data folder."""
+
     def query(sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(folder / "sluice.db", timeout=20)) as connection:
             return connection.execute(sql.replace("%s", "?"), parameters).fetchall()
 
-    return _migrated(JobStore(folder, query))
+    return JobStore(folder, query)
 
 
 def mysql_store(folder: Path, mariadb: MariaDb) -> JobStore:
+    """A new one."""
     settings = mariadb.create_database()
 
     def query(sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         return mariadb.query(sql, parameters, database=settings.name)
 
-    return _migrated(JobStore(folder, query, environment(settings)))
-
-
-def _migrated(store: JobStore) -> JobStore:
-    done = run(store.folder, "migrate", **store.environment)
+    store = JobStore(folder, query, environment(settings))
+    done = run(folder, "migrate", **store.environment)
     assert done.returncode == 0, done.stderr
     return store
 

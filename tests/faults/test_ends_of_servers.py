@@ -21,30 +21,13 @@ HASTY = [*HYPERCORN[:-1], "tests.faults.hasty_app:build()"]
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> JobStore:
-    return embedded_store(tmp_path)
+def embedded(folder: Path) -> JobStore:
+    return embedded_store(folder)
 
 
 @pytest.fixture
 def mysql(tmp_path: Path, mariadb: MariaDb) -> JobStore:
     return mysql_store(tmp_path, mariadb)
-
-
-class Work:
-    """Requests and jobs of one connection each, whose tasks tell when they begin."""
-
-    def __init__(self, server: SluiceProcess, folder: Path) -> None:
-        self.gate = Gate(folder / "gate")
-        self._server = server
-        self._folder = folder
-
-    def mark(self, name: str) -> Mark:
-        return Mark(self._folder / name)
-
-    def request(self, task: str, name: str) -> bytes:
-        """Of a task that has no end, or else waits for the gate."""
-        then = {"then": str(self.gate)} if task.startswith("hold") else {}
-        return call(task, begun=str(self.mark(name)), **then)
 
 
 def _ended_in_order(server: SluiceProcess) -> None:
@@ -63,8 +46,8 @@ def test_what_ends_in_time_does_and_the_rest_is_cancelled(
     store: JobStore = request.getfixturevalue(kind)
     folder, gate = store.folder, Gate(store.folder / "gate")
     in_time, told, deaf, waiting = (Mark(folder / name) for name in ("in-time", "told", "deaf", "waiting"))
-    variables = store.environment | {"SLUICE_COMPUTE_WORKERS": "3", "SLUICE_DRAIN_TIMEOUT": "3s"}
-    with computing(folder, command, **variables) as server, RawClient(server.port) as subscriber:
+    variables = store.environment | {"SLUICE_COMPUTE_WORKERS": "3", "SLUICE_DRAIN_TIMEOUT": "2s"}
+    with computing(folder, command, variables) as server, RawClient(server.port) as subscriber:
         port = server.port
         everything = session(server.pid)
         jobs = {
@@ -86,6 +69,9 @@ def test_what_ends_in_time_does_and_the_rest_is_cancelled(
         assert last.endswith(b"retry: 1000\n\n\r\n0\r\n\r\n")
         assert store.state(jobs[told]) == "running"
         assert not told.cleaned_up
+        if command is HYPERCORN:  # whose workers go on, however often they are told
+            for pid in (server.pid, *server.workers()):
+                os.kill(pid, signal.SIGTERM)
         gate.open()
         wait_until(lambda: store.state(jobs[in_time]) == "succeeded", "the job ends in the drain")
         assert server.process.poll() is None
@@ -102,62 +88,85 @@ def test_what_ends_in_time_does_and_the_rest_is_cancelled(
     assert store.query("SELECT COUNT(*) FROM instances", ()) == [(0,)]
 
 
-@pytest.mark.parametrize(("command", "workers"), [(SERVE, 1), (HYPERCORN, 2)], ids=["serve", "hypercorn-2"])
+@pytest.mark.parametrize(
+    ("command", "workers", "number"),
+    [(SERVE, 1, signal.SIGTERM), (SERVE, 1, signal.SIGINT), (HYPERCORN, 2, signal.SIGTERM)],
+    ids=["serve", "serve-interrupt", "hypercorn-2"],
+)
 def test_a_signal_to_all_of_its_processes_leaves_those_that_compute_to_the_server(
-    command: list[str], workers: int, embedded: JobStore
+    command: list[str], workers: int, number: signal.Signals, embedded: JobStore
 ) -> None:
     folder, gate = embedded.folder, Gate(embedded.folder / "gate")
     asked, begun = Mark(folder / "asked"), Mark(folder / "begun")
     with (
-        computing(folder, command, workers, SLUICE_COMPUTE_WORKERS="2") as server,
+        computing(folder, command, workers=workers) as server,
         RawClient(server.port) as client,
     ):
         everything = session(server.pid)
         client.post(PROCESS, call("hold", begun=str(asked), then=str(gate)))
-        id = begin(server.port, call("hold", begun=str(begun), then=str(gate)))
-        processes = [asked.process(), begun.process()]
-        os.killpg(server.pid, signal.SIGTERM)
+        process = asked.process()
+        id = begin(server.port, call("hold", begun=str(begun), then=str(gate)))  # which may have to wait
+        os.killpg(server.pid, number)
         server.wait_for_event("shutting down", count=workers)
         gate.open()
         assert result_of(client.answer()) == "done"
         _ended_in_order(server)
         assert_gone(everything)
-        assert set(processes) < set(everything)
-        assert not server.events("worker crashed")
+    assert process in everything
+    assert int(begun.path.read_text()) in [one.pid for one in everything]
     assert embedded.state(id) == "succeeded"
 
 
-def test_workers_that_are_just_starting_may_get_the_signal_too(embedded: JobStore) -> None:
-    folder, begun = embedded.folder, Mark(embedded.folder / "begun")
-    gate = Gate(folder / "gate")
-    with computing(folder, SERVE) as server:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_ends_workers_which_are_just_starting_ends_no_job(
+    number: signal.Signals, embedded: JobStore
+) -> None:
+    with computing(embedded.folder, SERVE) as server:
         id = begin(server.port, call("echo", value=1))
-        os.killpg(server.pid, signal.SIGTERM)
-        _ended_in_order(server)
+        os.killpg(server.pid, number)
+        # Python has a word about its own, on standard error, where it is interrupted while it starts.
+        assert server.wait() == 0
+        wait_until(lambda: not session(server.pid), "no process is left")
     assert embedded.state(id) == "succeeded"
-    assert not begun.exists
-    assert not gate.exists
 
 
-def test_a_second_signal_cancels_jobs_at_once(embedded: JobStore) -> None:
-    """Also those that have to be killed, for which a grace period is over at the time when nothing is waited for."""
-    told, deaf = Mark(embedded.folder / "told"), Mark(embedded.folder / "deaf")
-    variables = {"SLUICE_COMPUTE_WORKERS": "2", "SLUICE_DRAIN_TIMEOUT": "5min", "SLUICE_TASK_GRACE": "1500ms"}
-    with computing(embedded.folder, SERVE, **variables) as server:
+def test_hypercorn_as_it_comes_waits_for_the_last_words_of_jobs(embedded: JobStore) -> None:
+    deaf = Mark(embedded.folder / "deaf")
+    variables = {"SLUICE_WIRE": "stock", "SLUICE_DRAIN_TIMEOUT": "200ms", "SLUICE_TASK_GRACE": "1500ms"}
+    with computing(embedded.folder, HYPERCORN, variables) as server:
+        id = begin(server.port, call("spin", begun=str(deaf)))
+        process = deaf.process()
+        server.signal(signal.SIGTERM)
+        _ended_in_order(server)
+        assert_gone([process])
+    assert embedded.state(id) == "cancelled"
+
+
+def test_a_second_signal_cancels_all_at_once(embedded: JobStore) -> None:
+    """Also what has to be killed: its grace period ends after the time when nothing is waited for any more."""
+    told, deaf, keyed = (Mark(embedded.folder / name) for name in ("told", "deaf", "keyed"))
+    variables = {"SLUICE_COMPUTE_WORKERS": "3", "SLUICE_DRAIN_TIMEOUT": "5min", "SLUICE_TASK_GRACE": "1500ms"}
+    with computing(embedded.folder, SERVE, variables) as server, RawClient(server.port) as client:
         everything = session(server.pid)
+        client.post(PROCESS, call("hold", begun=str(keyed)), Prefer="wait=30", Idempotency_Key="once")
         jobs = [
             begin(server.port, call("hold", begun=str(told))),
             begin(server.port, call("spin", begun=str(deaf))),
         ]
-        told.process(), deaf.process()
+        processes = {mark.process() for mark in (told, deaf, keyed)}
+        assert processes < set(everything)
         server.signal(signal.SIGTERM)
         server.wait_for_event("shutting down")
         assert server.process.poll() is None
         server.signal(signal.SIGTERM)
+        assert error_of(client.answer()) == (503, "shutting-down")
         _ended_in_order(server)
         assert_gone(everything)
     assert [embedded.state(id) for id in jobs] == ["cancelled", "cancelled"]
+    assert {embedded.state(id) for id in embedded.ids()} == {"cancelled"}
     assert told.cleaned_up
+    assert keyed.cleaned_up
+    assert embedded.query("SELECT * FROM idempotency_keys", ()) == []
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------
@@ -168,7 +177,7 @@ def test_what_a_killed_server_leaves_the_next_one_finds(embedded: JobStore) -> N
     asked, lost, again, keyed = (Mark(folder / name) for name in ("asked", "lost", "again", "keyed"))
     key = {"Idempotency_Key": "once"}
     request = call("hold", begun=str(keyed), then=str(gate))
-    with computing(folder, SERVE, SLUICE_COMPUTE_WORKERS="4") as server, ExitStack() as stack:
+    with computing(folder, SERVE, {"SLUICE_COMPUTE_WORKERS": "4"}) as server, ExitStack() as stack:
         everything = session(server.pid)
         clients = [stack.enter_context(RawClient(server.port)) for _ in range(2)]
         clients[0].post(PROCESS, call("spin", begun=str(asked)))
@@ -198,8 +207,8 @@ def test_a_server_finds_the_jobs_of_another_that_died(mysql: JobStore) -> None:
     folder, gate = mysql.folder, Gate(mysql.folder / "gate")
     lost, again, cancelled = (Mark(folder / name) for name in ("lost", "again", "cancelled"))
     with (
-        computing(folder, HASTY, **mysql.environment, SLUICE_COMPUTE_WORKERS="3") as server,
-        computing(folder, HASTY, **mysql.environment) as survivor,
+        computing(folder, HASTY, mysql.environment | {"SLUICE_COMPUTE_WORKERS": "3"}) as server,
+        computing(folder, HASTY, mysql.environment) as survivor,
     ):
         everything = session(server.pid)
         is_lost = begin(server.port, call("hold", begun=str(lost)))
@@ -224,12 +233,12 @@ def test_a_server_finds_the_jobs_of_another_that_died(mysql: JobStore) -> None:
 
 def test_the_jobs_of_a_worker_whose_master_was_killed_are_cancelled(embedded: JobStore) -> None:
     told, deaf = Mark(embedded.folder / "told"), Mark(embedded.folder / "deaf")
-    with computing(embedded.folder, HYPERCORN, 2, SLUICE_COMPUTE_WORKERS="2") as server, ExitStack() as stack:
+    with computing(embedded.folder, HYPERCORN, {"SLUICE_COMPUTE_WORKERS": "2"}) as server, ExitStack() as stack:
         everything = session(server.pid)
         client = stack.enter_context(RawClient(server.port))
         client.post(PROCESS, call("spin", begun=str(deaf)))
         id = begin(server.port, call("hold", begun=str(told)))
-        told.process(), deaf.process()
+        assert told.process() != deaf.process()
         server.signal(signal.SIGKILL)
         assert error_of(client.answer()) == (503, "shutting-down")
         assert_gone(everything, 5)

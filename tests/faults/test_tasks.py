@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from tests.faults.computing import (
 )
 from tests.faults.process_tree import assert_gone
 from tests.faults.traffic import RawClient, wait_until
-from tests.processes import HYPERCORN, SERVE, SluiceProcess, run
+from tests.processes import HYPERCORN, SERVE, SluiceProcess
 
 _PATIENCE = 1000
 _GIB = 1024**3
@@ -41,13 +44,14 @@ under_one_process = _under("serve", "hypercorn")
 
 
 @pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SluiceProcess]:
+def server(
+    request: pytest.FixtureRequest, embedded_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SluiceProcess]:
     """One for all tests here: whatever they do to it, it goes on."""
     command, workers = _COMMANDS[request.param]
-    folder = tmp_path_factory.mktemp("server")
-    assert run(folder, "migrate").returncode == 0
+    folder = shutil.copytree(embedded_template, tmp_path_factory.mktemp("server") / "data")
     variables = {"SLUICE_COMPUTE_QUEUE": str(_PATIENCE), "SLUICE_TASKS_PER_WORKER": "100000"}
-    with computing(folder, command, workers, **variables) as running:
+    with computing(folder, command, variables, workers=workers) as running:
         yield running
         assert not [line for line in running.log() if line["event"] == "unexpected error" or "exception" in line]
 
@@ -121,6 +125,36 @@ def test_the_traceback_of_a_task_is_in_the_log_only(server: SluiceProcess) -> No
     assert "behaving.py" in line["reason"]
 
 
+def _descriptors(server: SluiceProcess) -> int:
+    """Those of the server, but for the database's, which depend on what its threads do."""
+    found = 0
+    for entry in Path(f"/proc/{server.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += "sluice.db" not in str(entry.readlink())
+    return found
+
+
+@_under("serve")
+def test_no_descriptor_is_left_of_what_went_wrong(server: SluiceProcess, tmp_path: Path) -> None:
+    large = ["x" * 10_000] * 200  # goes through a file
+
+    def go_wrong(mark: Mark) -> None:
+        post(server.port, call("segfault"))
+        assert result_of(post(server.port, call("echo", value=large))) == large
+        assert error_of(post(server.port, call("leave", code=large))) == (422, "invalid-arguments")
+        with RawClient(server.port) as running, RawClient(server.port) as waiting:
+            running.post(PROCESS, call("spin", begun=str(mark)))
+            mark.process()
+            waiting.post(PROCESS, call("echo", value=large))
+        assert result_of(post(server.port, call("echo", value=1))) == 1
+
+    go_wrong(Mark(tmp_path / "first"))
+    before = _descriptors(server)
+    for number in range(3):
+        go_wrong(Mark(tmp_path / str(number)))
+    wait_until(lambda: _descriptors(server) <= before, "all descriptors are closed")
+
+
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +169,26 @@ def test_each_of_a_thousand_concurrent_callers_gets_its_own_result(server: Sluic
 
 
 @under_one_process
+def test_a_worker_that_is_killed_takes_no_task_with_it_but_the_one_that_it_is_at(server: SluiceProcess) -> None:
+    """Though others of those that take no time were sent ahead to it."""
+    for _ in range(3):
+        assert result_of(post(server.port, call("echo", value=1))) == 1
+    with losing(server, 1), ExitStack() as stack:
+        process = result_of(post(server.port, call("pid")))
+        clients = [stack.enter_context(RawClient(server.port)) for _ in range(300)]
+        for number, client in enumerate(clients):
+            client.post(PROCESS, call("echo", value=number))
+            if number == 100:
+                os.kill(process, signal.SIGKILL)
+        answers = [client.answer() for client in clients]
+        failed = [answer for answer in answers if answer[0].status != 200]
+        assert [error_of(answer) for answer in failed] in ([], [(500, "worker-crashed")])
+        assert all(
+            document == {"result": number} for number, (head, document) in enumerate(answers) if head.status == 200
+        )
+
+
+@_under("hypercorn")
 def test_a_full_queue_refuses_and_a_place_that_is_left_is_the_next_clients(
     server: SluiceProcess, tmp_path: Path, mark: Mark
 ) -> None:
@@ -249,14 +303,14 @@ def test_what_cannot_begin_in_time_never_does(server: SluiceProcess, tmp_path: P
 def test_what_runs_for_too_long_is_told(server: SluiceProcess, mark: Mark, field: str) -> None:
     with losing(server, 0):
         # A queue's limit does not count once it runs.
-        limits = {"Sluice_Queue_Deadline": "20", field: "0.5"}
+        limits = {"Sluice_Queue_Deadline": "20", field: "0.2"}
         assert error_of(post(server.port, call("hold", begun=str(mark)), **limits)) == (504, "deadline")
         assert mark.cleaned_up
 
 
 @pytest.mark.parametrize("field", ["Sluice_Run_Deadline", "Sluice_Deadline"])
-@_under("hypercorn", "hypercorn-2")
+@_under("hypercorn-2")
 def test_an_infinite_loop_is_killed_at_its_deadline(server: SluiceProcess, mark: Mark, field: str) -> None:
     with losing(server, 1):
-        assert error_of(post(server.port, call("spin", begun=str(mark)), **{field: "0.5"})) == (504, "deadline")
+        assert error_of(post(server.port, call("spin", begun=str(mark)), **{field: "0.2"})) == (504, "deadline")
         assert result_of(post(server.port, call("echo", value=1))) == 1

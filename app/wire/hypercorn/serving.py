@@ -29,6 +29,8 @@ from app.wire.drain import (
 _log = structlog.get_logger()
 
 _LAST_WORDS_SECONDS = 1.0
+# Until what was cut has written down how it ended, such as jobs whose tasks have to be killed first.
+_CUT_SECONDS = 10.0
 
 
 async def serve_as_worker(
@@ -93,6 +95,8 @@ async def _cut_others(gate: DrainGate, connections: Connections) -> None:
 async def _end_hard(gate: DrainGate) -> None:
     """Hypercorn as it comes waits for a client that does not read for as long as that likes."""
     await gate.wait_cut()
+    with trio.move_on_after(_CUT_SECONDS):
+        await gate.wait_idle()
     await trio.sleep(_LAST_WORDS_SECONDS)
     _log.warning("ended with clients that do not read")
     os._exit(0)
