@@ -324,7 +324,8 @@ class LocalEngine:
                 try:
                     await self._pool.run(work, orders)
                 except ProcessDied as died:
-                    worker.died = died.with_traceback(None)
+                    # Without its traceback, by which the process and its pipes would stay until they are collected.
+                    worker.died = ProcessDied(str(died), died.exit_code)
                     self._crashed += 1
                     _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
                 except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried
