@@ -132,7 +132,11 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
     async with open_house(settings, gate) as house, trio.open_nursery() as nursery:
-        checks = {"database": house.stores.database.ping, "reports": house.stores.blobs.probe}
+        checks = {
+            "compute": house.compute.engine.wait_ready,
+            "database": house.stores.database.ping,
+            "reports": house.stores.blobs.probe,
+        }
         blueprints = [
             index_blueprint(),
             health_blueprint(checks, gate),

@@ -98,6 +98,7 @@ class LocalEngine:
         self._places: dict[Run, _Worker] = {}
         self._accepted: set[Run] = set()
         self._means = Means()
+        self._became_ready = trio.Event()
         self._closed = False
         self._started = self._killed = self._crashed = 0
         self._outcomes: Counter[str] = Counter()
@@ -114,6 +115,11 @@ class LocalEngine:
                 run.cancel()
                 with trio.CancelScope(shield=True):
                     await run.over.wait()
+
+    async def wait_ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not any(worker.ready for worker in self._workers):
+            await self._became_ready.wait()
 
     def statistics(self) -> EngineStatistics:
         running = sum(1 for worker in self._workers if worker.runs)
@@ -349,6 +355,8 @@ class LocalEngine:
         match message:
             case Ready():
                 worker.ready = worker.was_ready = True
+                self._became_ready.set()
+                self._became_ready = trio.Event()
                 if worker.before is not None:
                     self._retire(worker.before)
                     worker.before = None

@@ -26,7 +26,7 @@ def health_blueprint(checks: Mapping[str, Check], gate: DrainGate) -> Blueprint:
 
     @blueprint.get("/readyz")
     async def ready() -> dict[str, object]:  # pyright: ignore[reportUnusedFunction]
-        """Whether it can serve: the database and the reports folder are asked."""
+        """Whether it can serve: the database, the reports folder and the workers are asked."""
         if gate.draining:
             raise NotReady("the server is shutting down", members={"checks": {}})
         results = await ask_all(checks)

@@ -170,7 +170,10 @@ def test_all_that_is_wrong_is_told_at_once(write: Write, install: Callable[[str]
 
 
 def test_a_worker_loads_nothing_heavy_for_the_tasks() -> None:
-    code = "import sys, app.compute.worker; app.compute.worker.load_tasks(()); print(*sys.modules)"
+    code = (
+        "import sys; before = set(sys.modules); import app.compute.worker; app.compute.worker.load_tasks(());"
+        "print(*set(sys.modules) - before)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     assert "app.compute.describing" in loaded

@@ -380,6 +380,16 @@ async def test_workers_are_warm_and_are_replaced_after_their_tasks(open_engine: 
         await wait_until(lambda: not lives(cast("int", first)))
 
 
+async def test_an_engine_gets_ready_without_being_asked(open_engine: OpenEngine, tmp_path: Path) -> None:
+    async with open_engine(replace(SETTINGS, workers=1)) as engine:
+        with trio.fail_after(PATIENCE):
+            await engine.wait_ready()
+        async with engine.submit(call("spin", begun=str(tmp_path / "mark"))):
+            await begun(tmp_path / "mark")
+            with trio.fail_after(PATIENCE):
+                await engine.wait_ready()  # busy is ready
+
+
 async def test_a_worker_that_has_grown_is_replaced(open_engine: OpenEngine) -> None:
     async with open_engine(replace(SETTINGS, workers=1, memory=64 * MIB)) as engine:
         first = await compute(engine, call("pid"))

@@ -254,7 +254,7 @@ def test_a_sound_server_is_alive_and_ready(server: SluiceProcess) -> None:
     ready = _ready(server)
     assert ready.status == 200
     assert json.loads(ready.body)["status"] == "ok"
-    assert _checks(ready) == {"database": "ok", "reports": "ok"}
+    assert _checks(ready) == {"compute": "ok", "database": "ok", "reports": "ok"}
 
 
 def test_asking_whether_it_is_ready_leaves_nothing_in_the_folder(server: SluiceProcess, folder: Path) -> None:
@@ -271,7 +271,7 @@ def test_without_its_folder_a_server_is_alive_but_not_ready_and_says_why(server:
         assert failing.problem["type"] == "urn:sluice:error:not-ready"
         assert "reports" in failing.problem["detail"]
         assert "database" not in failing.problem["detail"]
-        assert _checks(failing) == {"database": "ok", "reports": "failing"}
+        assert _checks(failing) == {"compute": "ok", "database": "ok", "reports": "failing"}
         assert failing.problem["checks"]["reports"]["reason"] == "No such file or directory"
         assert int(failing.fields["retry-after"]) >= 1
         assert str(folder).encode() not in failing.body
