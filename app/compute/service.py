@@ -87,7 +87,8 @@ class Compute:
         if not isinstance(body, Inline):
             return Prepared(_call(None, body, limits, {}), None)
         name, arguments = parse_request(body.data)
-        await trio.lowlevel.checkpoint()  # what is large takes some time, and is looked through once more
+        if len(arguments) > _CHECKED_BYTES:
+            await trio.lowlevel.checkpoint()  # it took some time, and is looked through once more
         return await self.prepare(name, bytes(arguments), limits, resources)
 
     async def prepare(self, name: str, arguments: bytes, limits: Limits, resources: ExitStack) -> Prepared:
