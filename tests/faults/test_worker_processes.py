@@ -96,7 +96,7 @@ def test_each_worker_has_processes_of_its_own(workers: int, folder: Path) -> Non
             for other in others:
                 os.kill(other, signal.SIGCONT)
             assert (head.status, answer["sum"], answer["worker"]) == (200, 42, worker.pid)
-            assert [process.pid for process in children(worker.pid)] == [answer["process"]]
+            assert answer["process"] in [process.pid for process in children(worker.pid)]
         everything = family(server)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
