@@ -260,6 +260,7 @@ class LocalEngine:
         self._hear(worker)
         if not run.is_over:
             self._killed += 1
+            _log.info("task killed", task=run.call.task, grace=self._settings.grace)
             worker.ready = False
             worker.scope.cancel()
         self._dispatch()

@@ -17,7 +17,6 @@ from app.compute.tasks import Task
 
 # Arguments up to here are checked before they wait for a worker, which checks them again.
 _CHECKED_BYTES = 64 * 1024
-_QUICK_BYTES = 16 * 1024
 
 
 class Blob(Protocol):
@@ -88,8 +87,8 @@ class Compute:
         if not isinstance(body, Inline):
             return Prepared(_call(None, body, limits, {}), None)
         name, arguments = parse_request(body.data)
-        if len(arguments) > _QUICK_BYTES:  # which took some time, and is looked through once more
-            await trio.lowlevel.checkpoint()
+        if len(arguments) > _CHECKED_BYTES:
+            await trio.lowlevel.checkpoint()  # it took some time, and is looked through once more
         return await self.prepare(name, bytes(arguments), limits, resources)
 
     async def prepare(self, name: str, arguments: bytes, limits: Limits, resources: ExitStack) -> Prepared:

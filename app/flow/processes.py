@@ -98,19 +98,18 @@ class ProcessPool:
         """
         if self._closed:
             raise self._closed_error()
-        died: ProcessDied | None = None
         with trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
                 calling = partial(self._context.run_sync, call, *arguments, kill_on_cancel=True, limiter=self._limiter)
                 return cast("T", await (_with_grace(calling, grace) if grace else calling()))
             except trio_parallel.BrokenWorkerError as error:
-                process = error.args[-1] if error.args else None
-                died = ProcessDied(f"a process of {self._name} ended in the middle of a call", _exit_code(process))
+                raise ProcessDied(
+                    f"a process of {self._name} ended in the middle of a call", _bury(error.args[-1])
+                ) from None
             finally:
                 self._calls.remove(scope)
-        # Not out of the handler: its error holds the process's descriptors for as long as there is a trace of it.
-        raise died or self._closed_error()
+        raise self._closed_error()
 
     def close(self) -> None:
         """Kills what runs; calls that run, wait or come fail with ClosedResourceError."""
@@ -164,8 +163,11 @@ async def open_processes(name: str, size: int, *, one_call: bool = False) -> Asy
             await opening.__aexit__(None, None, None)
 
 
-def _exit_code(process: BaseProcess | None) -> int | None:
-    return None if process is None else process.exitcode
+def _bury(process: BaseProcess) -> int | None:
+    """Its exit code; its pipes are closed now, and not when somebody collects what is left of it."""
+    code = process.exitcode
+    process.close()
+    return code
 
 
 async def _with_grace(calling: Callable[[], Awaitable[Any]], grace: float) -> Any:

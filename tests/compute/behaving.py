@@ -76,6 +76,15 @@ def count(path: str, fails: int = 0) -> int:
     return runs
 
 
+@task(name="stubborn")
+def stubborn(begun: str, then: str) -> str:
+    """Ends when it likes."""
+    Path(begun).write_text(str(os.getpid()))
+    while not Path(then).exists():
+        pass
+    return "done"
+
+
 @task(name="steps")
 def steps(count: int) -> str:
     """Reports each of its steps."""

@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
-import pytest
 import trio
 
 from app.compute.engine import Call
@@ -20,13 +19,11 @@ from app.compute.memory_files import memory_file
 from app.compute.payload import InFile, Inline, Payload
 from app.errors import DeadlineExceeded, Overloaded, TaskCancelled, WorkerCrashed
 from app.settings import ComputeSettings
-from tests.flow.test_processes import wait_until
 
 _SECONDS = 7
 _CLIENTS = 12
-_WORKERS = 2
 _SETTINGS = ComputeSettings(
-    workers=_WORKERS,
+    workers=2,
     queue=8,
     memory=512 * 1024**2,
     processor=600,
@@ -111,10 +108,6 @@ async def _kill_workers(chance: random.Random) -> None:
 
 def _open_files() -> int:
     gc.collect()
-    return _count_files()
-
-
-def _count_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -146,19 +139,3 @@ async def test_everybody_gets_what_is_theirs_whoever_leaves_or_dies(tmp_path: Pa
         await _echo(engine)
     assert _open_files() == before, seed
     assert not multiprocessing.active_children()
-
-
-async def test_a_crash_leaves_no_files_behind_until_something_collects_them() -> None:
-    async with open_local_engine(_SETTINGS, ["tests.compute.behaving"]) as engine:
-        await wait_until(lambda: engine.statistics().ready == _WORKERS)
-        before = _open_files()
-        gc.disable()
-        try:
-            for _ in range(3):
-                with pytest.raises(WorkerCrashed):
-                    async with engine.submit(Call("segfault", Inline(b"{}"))) as submitted:
-                        await submitted.result()
-            await wait_until(lambda: engine.statistics().ready == _WORKERS)
-            assert _count_files() == before
-        finally:
-            gc.enable()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
@@ -312,6 +313,35 @@ async def test_cancelling_and_starting_do_not_race(open_engine: OpenEngine) -> N
         statistics = engine.statistics()
     assert sorted(results) == sorted([number for number in range(300) if number % 3] * 3)  # type: ignore[type-var]
     assert (statistics.running, statistics.waiting, statistics.killed, statistics.crashed) == (0, 0, 0, 0)
+
+
+async def test_no_task_is_killed_for_another_that_has_just_ended(open_engine: OpenEngine, tmp_path: Path) -> None:
+    """The grace period ends while nobody has heard yet that the task did, and its worker is at the next one."""
+    open_gate = tmp_path / "open"
+    open_gate.touch()
+    async with open_engine(replace(SETTINGS, workers=1, queue=10, grace=0.1)) as engine:
+        for attempt in range(4):
+            for _ in range(60):  # so that it is sent ahead
+                await compute(engine, call("stubborn", begun=str(tmp_path / "quick"), then=str(open_gate)))
+            first, second, gate, end = (tmp_path / f"{name} {attempt}" for name in ("first", "second", "gate", "end"))
+            async with (
+                engine.submit(call("stubborn", begun=str(first), then=str(gate))) as stopped,
+                engine.submit(call("stubborn", begun=str(second), then=str(end))) as other,
+            ):
+                await begun(first)
+                stopped.cancel()
+                await trio.testing.wait_all_tasks_blocked()  # so that the grace period has begun
+                gate.touch()
+                patience = time.monotonic() + PATIENCE
+                while not second.exists():
+                    assert time.monotonic() < patience
+                    time.sleep(0.001)  # noqa: ASYNC251 - nothing is heard
+                time.sleep(0.15)  # noqa: ASYNC251 - until the grace period is over
+                await trio.testing.wait_all_tasks_blocked()
+                end.touch()
+                with trio.fail_after(PATIENCE):
+                    assert await other.result() == b'"done"'
+        assert (engine.statistics().killed, engine.statistics().crashed) == (0, 0)
 
 
 # -- the queue ---------------------------------------------------------------------------------------------------------
