@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,19 +81,27 @@ def test_a_job_is_cancelled_through_another_server(site: Site, mark: Mark, task:
         assert (shown(site.other.port, id), site.store.error(id)) == (shown(site.several.port, id), "task-cancelled")
 
 
+@contextmanager
+def _connected_to_another(server: SluiceProcess, worker: int) -> Generator[RawClient]:
+    """A client whom any worker of the server has accepted but that one."""
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        client = RawClient(server.port)
+        client.get("/healthz")
+        client.answer()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    with client:
+        yield client
+
+
 def test_a_job_is_cancelled_through_another_worker_of_its_server(site: Site, mark: Mark) -> None:
     with losing(site.several, 0):
         id = begin(site.several.port, call("hold", begun=str(mark)))
         owner = parent(mark.process().pid)
         assert owner in site.several.workers()
-        os.kill(owner, signal.SIGSTOP)
-        with RawClient(site.several.port) as client:  # whom only the other one accepts now
-            try:
-                client.request("DELETE", f"/api/jobs/{id}")
-                asked = "SELECT cancel_requested FROM jobs WHERE id = %s"
-                wait_until(lambda: site.store.query(asked, (id,)) == [(1,)], "the other worker passes it on")
-            finally:
-                os.kill(owner, signal.SIGCONT)
+        with _connected_to_another(site.several, owner) as client:
+            client.request("DELETE", f"/api/jobs/{id}")
             assert client.answer()[0].status == 204
         assert mark.cleaned_up
         assert site.store.state(id) == "cancelled"
