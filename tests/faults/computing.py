@@ -34,7 +34,7 @@ def computing(
         **variables,
     }
     with running(folder, command, workers=workers, **settings) as server:
-        # Those that serve, one each that others are copies of, those, and the one that multiprocessing needs for itself.
+        # Those that serve, one each that others are copies of, those, and one that multiprocessing needs for itself.
         count = workers * (int(settings["SLUICE_COMPUTE_WORKERS"]) + 1) + 1 + (0 if command is SERVE else workers)
         wait_until(lambda: len(descendants(server.pid)) == count, "all processes have started")
         yield server

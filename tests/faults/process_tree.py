@@ -32,6 +32,11 @@ def parent(pid: int) -> int:
     return int(fields[1])
 
 
+def owner(pid: int) -> int:
+    """The serving process that a compute worker is for: the parent of the one that it is a copy of."""
+    return parent(parent(pid))
+
+
 def descendants(pid: int) -> list[Process]:
     """Those that live, whoever of them started which."""
     return sorted(found for child in _children(pid) if (found := find(child)))

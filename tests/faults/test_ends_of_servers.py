@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.computing import PROCESS, Gate, Mark, call, computing, error_of, post, result_of
 from tests.faults.job_store import JobStore, begin, embedded_store, mysql_store, until
-from tests.faults.process_tree import assert_gone, parent, session
+from tests.faults.process_tree import assert_gone, owner, session
 from tests.faults.traffic import RawClient, refuses, wait_until
 from tests.mariadb import MariaDb
 from tests.processes import HYPERCORN, SERVE, SluiceProcess
@@ -215,14 +215,14 @@ def test_a_server_finds_the_jobs_of_another_that_died(mysql: JobStore) -> None:
         is_retried = begin(server.port, call("hold-again", begun=str(again), then=str(gate)))
         is_cancelled = begin(server.port, call("hold-again", begun=str(cancelled), then=str(gate)))
         first = [mark.process() for mark in (lost, again, cancelled)]
-        (owner,) = {parent(process.pid) for process in first}
-        assert [owner] == server.workers()
+        (serving,) = {owner(process.pid) for process in first}
+        assert [serving] == server.workers()
         with RawClient(survivor.port) as client:
-            os.kill(owner, signal.SIGSTOP)  # so that the request to cancel stays
+            os.kill(serving, signal.SIGSTOP)  # so that the request to cancel stays
             client.request("DELETE", f"/api/jobs/{is_cancelled}")
             asked = "SELECT cancel_requested FROM jobs WHERE id = %s"
             wait_until(lambda: mysql.query(asked, (is_cancelled,)) == [(1,)], "it is to be cancelled")
-            os.kill(owner, signal.SIGKILL)
+            os.kill(serving, signal.SIGKILL)
             assert_gone(everything, 5)  # with its worker the server ends
             until(survivor.port, is_lost, "lost", 30)
             until(survivor.port, is_cancelled, "cancelled")

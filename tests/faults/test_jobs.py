@@ -25,7 +25,7 @@ from tests.faults.computing import (
     result_of,
 )
 from tests.faults.job_store import JobStore, begin, delete, embedded_store, mysql_store, shown, until
-from tests.faults.process_tree import parent
+from tests.faults.process_tree import owner
 from tests.faults.traffic import RawClient, ask, wait_until
 from tests.processes import HYPERCORN, SERVE, SluiceProcess
 
@@ -98,9 +98,9 @@ def _connected_to_another(server: SluiceProcess, worker: int) -> Generator[RawCl
 def test_a_job_is_cancelled_through_another_worker_of_its_server(site: Site, mark: Mark) -> None:
     with losing(site.several, 0):
         id = begin(site.several.port, call("hold", begun=str(mark)))
-        owner = parent(mark.process().pid)
-        assert owner in site.several.workers()
-        with _connected_to_another(site.several, owner) as client:
+        serving = owner(mark.process().pid)
+        assert serving in site.several.workers()
+        with _connected_to_another(site.several, serving) as client:
             client.request("DELETE", f"/api/jobs/{id}")
             assert client.answer()[0].status == 204
         assert mark.cleaned_up
