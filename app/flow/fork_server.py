@@ -6,4 +6,5 @@ may need new processes for that. This one ends when there is nobody left who cou
 
 import signal
 
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _signal in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(_signal, signal.SIG_IGN)
