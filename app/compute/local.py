@@ -324,8 +324,9 @@ class LocalEngine:
                 try:
                     await self._pool.run(work, orders)
                 except ProcessDied as died:
-                    # Without its traceback, by which the process and its pipes would stay until they are collected.
-                    worker.died = ProcessDied(str(died), died.exit_code)
+                    # By its traceback the process and its pipes would stay until they are collected.
+                    died.__traceback__ = None
+                    worker.died = died
                     self._crashed += 1
                     _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
                 except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried
