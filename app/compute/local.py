@@ -16,7 +16,7 @@ from app.compute.endings import crashed, error_of
 from app.compute.engine import Call, EngineStatistics, Progress
 from app.compute.fair_queue import FairQueue
 from app.compute.means import Means
-from app.compute.messages import Failed, Message, Ready, Reported, Returned, Tired
+from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired
 from app.compute.pipes import WorkerPipes
 from app.compute.run import Run
 from app.compute.worker import Orders, work
@@ -57,15 +57,15 @@ class _Worker:
     """One process, from its start to its end.
 
     before: the one that it replaces. runs: the calls that it was sent, in order; it has read the first, or is about to.
-    ready: whether it takes calls; was_ready: whether it ever did. retired: it ends when its calls have. replaceable:
-    it has ended, or is to be replaced.
+    ready: whether it takes calls; was_ready: whether it ever did. retired: it ends when its calls have. garbled: what
+    it says cannot be understood. replaceable: it has ended, or is to be replaced.
     """
 
     def __init__(self, before: _Worker | None) -> None:
         self.before = before
         self.pipes = WorkerPipes()
         self.runs: deque[Run] = deque()
-        self.ready = self.was_ready = self.retired = False
+        self.ready = self.was_ready = self.retired = self.garbled = False
         self.replaceable = trio.Event()
         self.scope = trio.CancelScope()
         self.died: ProcessDied | None = None
@@ -331,8 +331,9 @@ class LocalEngine:
                 try:
                     await self._pool.run(work, orders)
                 except ProcessDied as died:
-                    # Without its traceback, by which the process and its pipes would stay until they are collected.
-                    worker.died = ProcessDied(str(died), died.exit_code)
+                    # By its traceback the process and its pipes would stay until they are collected.
+                    died.__traceback__ = None
+                    worker.died = died
                     self._crashed += 1
                     _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
                 except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried
@@ -340,17 +341,29 @@ class LocalEngine:
             nursery.cancel_scope.cancel()
 
     async def _listen(self, worker: _Worker) -> None:
-        while True:
+        while not worker.garbled:
             await trio.lowlevel.wait_readable(worker.pipes)
-            for message in worker.pipes.read() or ():
-                self._take(worker, message)
+            self._read(worker)
             self._dispatch()
 
     def _hear(self, worker: _Worker) -> None:
         """All that it has said by now."""
-        while (messages := worker.pipes.read()) is not None:
-            for message in messages:
+        while not worker.garbled and self._read(worker):
+            pass
+
+    def _read(self, worker: _Worker) -> bool:
+        """Whether it has said something. One that cannot be understood is killed."""
+        try:
+            messages = worker.pipes.read()
+            for message in messages or ():
                 self._take(worker, message)
+        except Garbled as error:
+            _log.error("worker garbled its answers", reason=str(error))
+            worker.garbled = True
+            worker.ready = False
+            worker.scope.cancel()
+            return False
+        return messages is not None
 
     def _take(self, worker: _Worker, message: Message) -> None:
         match message:
@@ -363,9 +376,12 @@ class LocalEngine:
                     worker.before = None
             case Tired():
                 worker.replaceable.set()
-            case Reported(_, done, total, text):
-                worker.runs[0].report(Progress(done, total, text))
+            case Reported(number, done, total, text):
+                if worker.runs and worker.runs[0].number == number:  # not what a task has left behind
+                    worker.runs[0].report(Progress(done, total, text))
             case Returned() | Failed():
+                if not worker.runs or worker.runs[0].number != message.number:
+                    raise Garbled(f"an answer to call {message.number}, which is not at its turn")
                 run = worker.runs.popleft()
                 del self._places[run]
                 self._means.has_run(run.call.task, message.seconds)

@@ -13,7 +13,15 @@ import msgspec
 MOST_PACKET_BYTES = 4096
 """Of one packet: what a pipe keeps together (PIPE_BUF)."""
 
+MOST_RESULT_BYTES = 64 * 1024 * 1024
+# With what is around a result.
+_MOST_MESSAGE_BYTES = MOST_RESULT_BYTES + 1024
+
 _LENGTH = struct.Struct("!I")
+
+
+class Garbled(Exception):
+    """What came is no answer: something else has written into the pipe, such as a process that a task has forked."""
 
 
 class GivenReport(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +98,7 @@ def frame(message: Message) -> bytes:
 
 
 class Frames:
-    """The stream of answers, taken apart. Bound: one message, and what was read together with it."""
+    """The stream of answers, taken apart. Bound: one message, and what was read together with it. *Errors*: Garbled."""
 
     def __init__(self) -> None:
         self._read = bytearray()
@@ -100,11 +108,20 @@ class Frames:
         start = 0
         while len(self._read) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._read, start)
+            if length > _MOST_MESSAGE_BYTES:
+                raise Garbled(f"a message of {length} bytes")
             stop = start + _LENGTH.size + length
             if len(self._read) < stop:
                 break
             with memoryview(self._read) as read, read[start + _LENGTH.size : stop] as message:
-                decoded = _decode(message)
+                decoded = _decoded(message)
             yield decoded
             start = stop
         del self._read[:start]
+
+
+def _decoded(message: memoryview) -> Message:
+    try:
+        return _decode(message)
+    except msgspec.DecodeError as error:
+        raise Garbled(str(error)) from None

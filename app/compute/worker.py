@@ -6,6 +6,7 @@ import mmap
 import os
 import resource
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ import msgspec
 from app.compute.cells import Cell
 from app.compute.messages import (
     MOST_PACKET_BYTES,
+    MOST_RESULT_BYTES,
     Failed,
     Message,
     Ready,
@@ -41,7 +43,6 @@ from app.errors import (
     TaskOutOfTime,
 )
 
-MOST_RESULT_BYTES = 64 * 1024 * 1024
 # Behind the server, which is to answer while all processors compute.
 _NICENESS = 10
 # Progress is told this often at most.
@@ -102,6 +103,9 @@ class _Worker:
         self._reported = 0.0
         self._held: Reported | None = None  # the last progress, where it came too soon after the one before
         self._ruined = False
+        self._process = os.getpid()
+        # A task may tell of its progress from several threads. Ours may be interrupted in the middle, and comes again.
+        self._sending = threading.RLock()
 
     def serve(self) -> None:
         _limit_memory(self._orders.memory)
@@ -112,6 +116,8 @@ class _Worker:
         tired = False
         while packet := os.read(self._calls, MOST_PACKET_BYTES):
             answer = self._answer(decode_start(packet))
+            if os.getpid() != self._process:
+                os._exit(1)  # what a task has forked is no worker, and answers nobody
             if self._held is not None:
                 self._send(self._held)
             self._send(answer)
@@ -202,8 +208,9 @@ class _Worker:
 
     def _send(self, message: Message) -> None:
         left = memoryview(frame(message))
-        while left:
-            left = left[os.write(self._answers, left) :]
+        with self._sending:
+            while left:
+                left = left[os.write(self._answers, left) :]
 
 
 def _encoded(result: object) -> bytes:

@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,46 @@ def leave_politely() -> None:
 def stop() -> None:
     """Is killed by somebody."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="fork")
+def fork(leaves: bool) -> str:
+    """Forks, and does not keep the child from coming back: with a result, or by what ends other programs."""
+    child = os.fork()
+    if not child and leaves:
+        sys.exit(0)
+    if child:
+        os.waitpid(child, 0)
+    return "done"
+
+
+@task(name="garble")
+def garble(text: str) -> str:
+    """Writes into whatever pipe it finds."""
+    for entry in Path("/proc/self/fd").iterdir():
+        descriptor = int(entry.name)
+        if descriptor > 2 and entry.is_fifo():
+            with suppress(OSError):
+                os.write(descriptor, text.encode())
+    return "done"
+
+
+@task(name="chatter")
+def chatter(size: int) -> str:
+    """Returns much, while its threads tell of their progress."""
+    said = threading.Barrier(3)
+
+    def talk() -> None:
+        said.wait()
+        for step in range(2000):
+            progress(step, None, "x" * 1000)
+            progress_of_others.wait(0.0001)
+
+    progress_of_others = threading.Event()
+    for _ in range(2):
+        threading.Thread(target=talk, daemon=True).start()
+    said.wait()
+    return "x" * size
 
 
 @task(name="allocate")

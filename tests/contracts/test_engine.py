@@ -158,6 +158,30 @@ async def test_what_goes_wrong_is_told_and_the_next_one_works(
             assert await compute(engine, call("echo", value=1)) == 1
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_what_a_task_has_forked_answers_nobody(open_engine: OpenEngine, leaves: bool) -> None:
+    async with open_engine(replace(SETTINGS, workers=1)) as engine:
+        with trio.fail_after(PATIENCE):
+            for number in range(5):
+                assert await compute(engine, call("fork", leaves=leaves)) == "done"
+                assert await compute(engine, call("echo", value=number)) == number
+
+
+@pytest.mark.parametrize("text", ["\0\0\0\3abc", "\0\0\0\1\0", "hello, this is no message"])
+async def test_a_worker_that_talks_nonsense_ends_and_the_next_one_works(open_engine: OpenEngine, text: str) -> None:
+    async with open_engine(replace(SETTINGS, workers=1)) as engine:
+        assert type(await fails(engine, call("garble", text=text))) is WorkerCrashed
+        with trio.fail_after(PATIENCE):
+            assert await compute(engine, call("echo", value=1)) == 1
+
+
+async def test_threads_of_a_task_tell_of_their_progress_and_garble_nothing(open_engine: OpenEngine) -> None:
+    async with open_engine(replace(SETTINGS, workers=1)) as engine:
+        with trio.fail_after(PATIENCE):
+            for _ in range(3):
+                assert await compute(engine, call("chatter", size=4 * MIB)) == "x" * 4 * MIB
+
+
 async def test_a_task_that_raises_does_not_tell_its_traceback(open_engine: OpenEngine) -> None:
     async with open_engine(SETTINGS) as engine:
         error = await fails(engine, call("fail"))
