@@ -45,6 +45,8 @@ from app.wire.asgi import AsgiApp
 
 # What the production command's own script loads, which Python has each process run again.
 _MAIN = ("hypercorn.__main__",)
+# How long an answer is kept under its idempotency key: longer than any job that it may name.
+_KEYS_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,10 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
         open_local_engine(settings.compute, settings.tasks.modules) as engine,
         open_instances(stores.database) as instances,
     ):
-        keys = IdempotencyKeys(stores.database, instances, settings.jobs.ttl)
+        keys = IdempotencyKeys(stores.database, instances, _KEYS_SECONDS)
         threads = ThreadPool("results", settings.threads.io)
         at_once = engine.statistics().workers + engine.statistics().most_waiting
-        bodies = Bodies(settings.server.max_json, settings.compute.max_body, at_once)
+        bodies = Bodies(settings.server.max_json, settings.compute.max_body, at_once * settings.compute.max_body)
         compute = Compute(engine, tasks, bodies, stores.reports.open)
         async with open_jobs(
             stores.database,

@@ -18,13 +18,14 @@ _SLICE_BYTES = 16 * 1024
 
 
 class Bodies:
-    """Bound: bodies of up to ``inline`` bytes are held by their requests; of those beyond, of up to ``most`` bytes,
-    there are ``places`` at a time, and more are refused: they wait for a worker, of which there are not many."""
+    """Bound: bodies of up to ``inline`` bytes are held by their requests. Those beyond have up to ``most`` bytes each;
+    of what has come of all of them there may be ``together`` bytes, and more is refused: they wait for a worker, of
+    which there are not many."""
 
-    def __init__(self, inline: int, most: int, places: int) -> None:
+    def __init__(self, inline: int, most: int, together: int) -> None:
         self._inline = min(inline, most)
         self._most = most
-        self._places = places
+        self._left = together
 
     async def receive(
         self,
@@ -42,7 +43,7 @@ class Bodies:
         self._check(length or 0)
         structure = JsonStructure()
         held = bytearray()
-        file: int | None = None
+        file: _File | None = None
         size = 0
         async for chunk in chunks:
             size += len(chunk)
@@ -50,28 +51,47 @@ class Bodies:
             await _look(structure, chunk, watch)
             held += chunk
             if file is None and len(held) > self._inline:
-                file = self._open(resources)
+                file = resources.enter_context(_File(self))
             if file is not None:
-                write_all(file, held)
+                file.write(held)
                 held.clear()
         structure.finish()
-        return Inline(bytes(held)) if file is None else InFile(file, size)
+        return Inline(bytes(held)) if file is None else InFile(file.descriptor, size)
+
+    def take(self, size: int) -> None:
+        """*Errors*: Overloaded."""
+        if size > self._left:
+            raise Overloaded("too much of large requests for tasks is there already", retry_after=1)
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        self._left += size
 
     def _check(self, size: int) -> None:
         if size > self._most:
             raise BodyTooLarge(f"the body is larger than the {self._most} bytes that a request for a task may have")
 
-    def _open(self, resources: ExitStack) -> int:
-        if not self._places:
-            raise Overloaded("too many large requests for tasks are being read, wait or run", retry_after=1)
-        self._places -= 1
-        resources.callback(self._give_back)
-        descriptor = memory_file("sluice-request")
-        resources.callback(os.close, descriptor)
-        return descriptor
 
-    def _give_back(self) -> None:
-        self._places += 1
+class _File:
+    """A body in a file in memory, whose bytes count until it is closed."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.descriptor = memory_file("sluice-request")
+        self._bodies = bodies
+        self._size = 0
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+        self._bodies.give_back(self._size)
+
+    def write(self, data: bytearray) -> None:
+        """*Errors*: Overloaded."""
+        self._bodies.take(len(data))
+        self._size += len(data)
+        write_all(self.descriptor, data)
 
 
 async def _look(structure: JsonStructure, chunk: bytes, watch: Callable[[bytes], object] | None) -> None:

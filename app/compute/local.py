@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -19,9 +19,10 @@ from app.compute.means import Means
 from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired
 from app.compute.pipes import WorkerPipes
 from app.compute.run import Run
-from app.compute.worker import Orders, work
+from app.compute.worker import Orders
+from app.compute.workers import Worker
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
-from app.flow.processes import ProcessDied, ProcessPool, open_processes, usable_cpus
+from app.flow.processes import ProcessPool, open_processes, usable_cpus
 from app.settings import ComputeSettings
 
 _log = structlog.get_logger()
@@ -53,24 +54,6 @@ async def open_local_engine(settings: ComputeSettings, modules: Sequence[str]) -
             nursery.cancel_scope.cancel()
 
 
-class _Worker:
-    """One process, from its start to its end.
-
-    before: the one that it replaces. runs: the calls that it was sent, in order; it has read the first, or is about to.
-    ready: whether it takes calls; was_ready: whether it ever did. retired: it ends when its calls have. garbled: what
-    it says cannot be understood. replaceable: it has ended, or is to be replaced.
-    """
-
-    def __init__(self, before: _Worker | None) -> None:
-        self.before = before
-        self.pipes = WorkerPipes()
-        self.runs: deque[Run] = deque()
-        self.ready = self.was_ready = self.retired = self.garbled = False
-        self.replaceable = trio.Event()
-        self.scope = trio.CancelScope()
-        self.died: ProcessDied | None = None
-
-
 class LocalEngine:
     """`app.compute.engine.Engine` over worker processes.
 
@@ -94,8 +77,8 @@ class LocalEngine:
         self._nursery = nursery
         self._numbers = count(1)
         self._queue: FairQueue[Run] = FairQueue()
-        self._workers: list[_Worker] = []
-        self._places: dict[Run, _Worker] = {}
+        self._workers: list[Worker] = []
+        self._places: dict[Run, Worker] = {}
         self._accepted: set[Run] = set()
         self._means = Means()
         self._became_ready = trio.Event()
@@ -167,7 +150,7 @@ class LocalEngine:
         if not len(self._queue):
             self._share()
 
-    def _place_for(self, run: Run) -> _Worker | None:
+    def _place_for(self, run: Run) -> Worker | None:
         """An idle worker; or, for what takes no time, one that has little of that kind before it."""
         ready = [worker for worker in self._workers if worker.ready]
         if not ready:
@@ -180,7 +163,7 @@ class LocalEngine:
     def _is_quick(self, run: Run) -> bool:
         return self._means.of(run.call.task) < _QUICK_SECONDS
 
-    def _send(self, worker: _Worker, run: Run) -> None:
+    def _send(self, worker: Worker, run: Run) -> None:
         try:
             worker.pipes.put(run.packet())
         except (OSError, ValueError) as error:  # no memory for its file, or too many reports
@@ -200,7 +183,7 @@ class LocalEngine:
                     self._dispatch()
                 return
 
-    def _take_back(self, worker: _Worker) -> list[Run]:
+    def _take_back(self, worker: Worker) -> list[Run]:
         """The calls that ``worker`` has been sent and has not begun; they are nowhere then."""
         numbers = {start.number for start, _ in worker.pipes.take_back()}
         back = [run for run in worker.runs if run.number in numbers]
@@ -243,21 +226,21 @@ class LocalEngine:
             return
         worker = self._places[run]
         # If it was read, what was before it has ended: only one task at a time looks into the cell.
-        self._hear(worker)
+        worker.hear()
         if not run.is_over:
             worker.pipes.end(run.number)
             self._nursery.start_soon(self._kill_after_grace, worker, run)
 
-    async def _kill_after_grace(self, worker: _Worker, run: Run) -> None:
+    async def _kill_after_grace(self, worker: Worker, run: Run) -> None:
         with trio.move_on_after(self._settings.grace):
             await run.over.wait()
         if not run.is_over:
             self._kill(worker, run)
 
-    def _kill(self, worker: _Worker, run: Run) -> None:
+    def _kill(self, worker: Worker, run: Run) -> None:
         """Unless ``run`` has just ended: then the worker may have begun another one, which is not to die for it."""
         self._queue.put_back(self._take_back(worker))
-        self._hear(worker)
+        worker.hear()
         if not run.is_over:
             self._killed += 1
             _log.info("task killed", task=run.call.task, grace=self._settings.grace)
@@ -283,7 +266,7 @@ class LocalEngine:
     async def keep_worker(self) -> None:
         """One worker process after the other, for as long as it runs; the next one starts before the last one ends."""
         pause = _FIRST_PAUSE_SECONDS
-        last: _Worker | None = None
+        last: Worker | None = None
         while True:
             worker = self._make_worker(last)
             if worker is not None:
@@ -296,26 +279,26 @@ class LocalEngine:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _make_worker(self, last: _Worker | None) -> _Worker | None:
+    def _make_worker(self, last: Worker | None) -> Worker | None:
         try:
-            return _Worker(last)
+            return Worker(last, self._take)
         except OSError as error:
             _log.error("worker not started", reason=str(error))
             return None
 
-    async def _have_work(self, worker: _Worker) -> None:
+    async def _have_work(self, worker: Worker) -> None:
         self._workers.append(worker)
         self._started += 1
         try:
-            await self._live(worker)
+            await worker.live(self._pool, self._orders(worker.pipes), self._dispatch)
+            self._crashed += worker.died is not None
         finally:
             self._workers.remove(worker)
             self._bury(worker)
             worker.replaceable.set()
 
-    async def _live(self, worker: _Worker) -> None:
-        pipes = worker.pipes
-        orders = Orders(
+    def _orders(self, pipes: WorkerPipes) -> Orders:
+        return Orders(
             server=os.getpid(),
             calls=pipes.calls,
             answers=pipes.answers,
@@ -325,49 +308,11 @@ class LocalEngine:
             processor=self._settings.processor,
             calls_at_most=self._settings.tasks_per_worker,
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, worker)
-            with worker.scope:
-                try:
-                    await self._pool.run(work, orders)
-                except ProcessDied as died:
-                    # By its traceback the process and its pipes would stay until they are collected.
-                    died.__traceback__ = None
-                    worker.died = died
-                    self._crashed += 1
-                    _log.warning("worker crashed", signal=died.signal, exit_code=died.exit_code)
-                except Exception as error:  # noqa: BLE001 - whatever keeps it from its work; the next one is tried
-                    _log.error("worker failed", reason=f"{type(error).__name__}: {error}")
-            nursery.cancel_scope.cancel()
 
-    async def _listen(self, worker: _Worker) -> None:
-        while not worker.garbled:
-            await trio.lowlevel.wait_readable(worker.pipes)
-            self._read(worker)
-            self._dispatch()
-
-    def _hear(self, worker: _Worker) -> None:
-        """All that it has said by now."""
-        while not worker.garbled and self._read(worker):
-            pass
-
-    def _read(self, worker: _Worker) -> bool:
-        """Whether it has said something. One that cannot be understood is killed."""
-        try:
-            messages = worker.pipes.read()
-            for message in messages or ():
-                self._take(worker, message)
-        except Garbled as error:
-            _log.error("worker garbled its answers", reason=str(error))
-            worker.garbled = True
-            worker.ready = False
-            worker.scope.cancel()
-            return False
-        return messages is not None
-
-    def _take(self, worker: _Worker, message: Message) -> None:
+    def _take(self, worker: Worker, message: Message) -> None:
         match message:
-            case Ready():
+            case Ready(pid):
+                worker.is_known(pid)
                 worker.ready = worker.was_ready = True
                 self._became_ready.set()
                 self._became_ready = trio.Event()
@@ -391,7 +336,7 @@ class LocalEngine:
                 elif worker.retired:
                     worker.pipes.finish()
 
-    def _retire(self, worker: _Worker) -> None:
+    def _retire(self, worker: Worker) -> None:
         if worker in self._workers:
             worker.ready = False
             worker.retired = True
@@ -399,10 +344,10 @@ class LocalEngine:
             if not worker.runs:
                 worker.pipes.finish()
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: Worker) -> None:
         """What the process had begun has failed; what it had not goes on elsewhere."""
         worker.ready = False
-        self._hear(worker)
+        worker.hear()
         back = self._take_back(worker)
         for run in worker.runs:
             del self._places[run]

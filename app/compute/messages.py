@@ -13,7 +13,7 @@ import msgspec
 MOST_PACKET_BYTES = 4096
 """Of one packet: what a pipe keeps together (PIPE_BUF)."""
 
-MOST_RESULT_BYTES = 64 * 1024 * 1024
+MOST_RESULT_BYTES = 16 * 1024 * 1024
 # With what is around a result.
 _MOST_MESSAGE_BYTES = MOST_RESULT_BYTES + 1024
 
@@ -48,7 +48,9 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """The worker takes calls."""
+    """The worker, which is the process ``pid``, takes calls."""
+
+    pid: int
 
 
 class Tired(msgspec.Struct, frozen=True, array_like=True, tag=4):

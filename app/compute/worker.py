@@ -111,7 +111,7 @@ class _Worker:
         _limit_memory(self._orders.memory)
         signal.signal(signal.SIGVTALRM, _out_of_time)
         set_hooks(self)
-        self._send(Ready())
+        self._send(Ready(os.getpid()))
         calls = 0
         tired = False
         while packet := os.read(self._calls, MOST_PACKET_BYTES):

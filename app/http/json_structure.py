@@ -47,9 +47,9 @@ class JsonStructure:
     def finish(self) -> None:
         """*Errors*: BadJson where the text ends in the middle."""
         if self._in_string:
-            raise BadJson(f"the text ends within a string at byte {self._offset}")
+            raise self._bad("the text ends within a string")
         if self._depth > 0:
-            raise BadJson(f"the text ends within {self._depth} arrays or objects at byte {self._offset}")
+            raise self._bad("the text ends before all arrays and objects do")
 
     def _scan(self, piece: bytes) -> None:
         """Goes past ``piece``; where something in it is too much, by halves, until that is found."""
@@ -57,10 +57,13 @@ class JsonStructure:
         if reason is None:
             return
         if len(piece) == 1:
-            raise BadJson(f"{reason} at byte {self._offset}")
+            raise self._bad(reason)
         middle = len(piece) // 2
         self._scan(piece[:middle])
         self._scan(piece[middle:])
+
+    def _bad(self, reason: str) -> BadJson:
+        return BadJson(f"{reason} at byte {self._offset}", members={"offset": self._offset})
 
     def _advance(self, piece: bytes) -> str | None:
         """Goes past ``piece``, unless something in it is too much: what it is; then nothing has changed."""

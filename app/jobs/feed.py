@@ -74,4 +74,4 @@ async def _next[C](jobs: Jobs[C], job: Job, gate: DrainGate) -> Job | _Else:
 
 
 def _event(job: Job) -> bytes:
-    return encode_event(msgspec.json.encode(describe(job)), id=str(job.revision), event="job")
+    return encode_event(msgspec.json.encode(describe(job)), id=str(job.revision))

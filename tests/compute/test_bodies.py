@@ -20,8 +20,8 @@ from tests.chunks import chunked, failing
 INLINE, MOST = 100, 1000
 
 
-def bodies(places: int = 1) -> Bodies:
-    return Bodies(INLINE, MOST, places)
+def bodies(together: int = MOST) -> Bodies:
+    return Bodies(INLINE, MOST, together)
 
 
 async def receive(into: Bodies, data: bytes, resources: ExitStack, size: int = 64) -> Payload:
@@ -59,7 +59,7 @@ def test_a_body_is_in_memory_or_in_a_file_or_too_large(length: int, size: int) -
 async def test_what_is_watched_is_all_of_it_in_order() -> None:
     data = b"[" + b"1," * 30_000 + b"1]"
     seen: list[bytes] = []
-    into = Bodies(10, 1_000_000, 1)
+    into = Bodies(10, 1_000_000, 1_000_000)
     with ExitStack() as resources:
         await into.receive(chunked(data, 50_000), resources, seen.append)
     assert b"".join(seen) == data
@@ -78,7 +78,7 @@ async def test_others_are_served_while_a_large_chunk_is_looked_at() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
         with ExitStack() as resources:
-            await Bodies(10, 2**20, 1).receive(chunked(b" " * 2**20, 2**20), resources)
+            await Bodies(10, 2**20, 2**20).receive(chunked(b" " * 2**20, 2**20), resources)
         nursery.cancel_scope.cancel()
     assert turns >= 60
 
@@ -122,16 +122,16 @@ async def test_a_length_that_is_too_large_is_refused_without_reading() -> None:
 
 
 async def test_the_least_of_both_limits_counts() -> None:
-    into = Bodies(1000, 10, 1)
+    into = Bodies(1000, 10, 10)
     with ExitStack() as resources:
         assert read(await receive(into, b" " * 10, resources)) == b" " * 10
         with pytest.raises(BodyTooLarge):
             await receive(into, b" " * 11, resources)
 
 
-async def test_places_are_for_large_bodies_and_are_given_back() -> None:
-    into = bodies(places=1)
+async def test_bytes_of_large_bodies_count_together_and_are_given_back() -> None:
     large = b" " * (INLINE + 1)
+    into = bodies(together=2 * len(large) - 1)
     with ExitStack() as resources:
         first = await receive(into, large, resources)
         assert isinstance(first, InFile)
@@ -148,9 +148,9 @@ async def test_places_are_for_large_bodies_and_are_given_back() -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
-async def test_a_client_that_leaves_gives_back_its_place(how: str) -> None:
-    into = bodies(places=1)
+async def test_a_client_that_leaves_gives_back_its_bytes(how: str) -> None:
     large = b" " * (INLINE + 1)
+    into = bodies(together=len(large))
     if how == "failed":
         with ExitStack() as resources, pytest.raises(ConnectionError):
             await into.receive(failing(large, ConnectionError()), resources)

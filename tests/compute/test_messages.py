@@ -52,7 +52,7 @@ def test_messages_come_out_as_they_went_in(messages: list[Message], data: st.Dat
 
 
 def test_byte_by_byte_too() -> None:
-    messages: list[Message] = [Ready(), Returned(1, 0.5, b"x" * 70_000), Reported(2, math.inf, None, "é")]
+    messages: list[Message] = [Ready(7), Returned(1, 0.5, b"x" * 70_000), Reported(2, math.inf, None, "é")]
     frames = Frames()
     stream = b"".join(map(frame, messages))
     found = [message for at in range(len(stream)) for message in frames.feed(stream[at : at + 1])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from tests.exchange import Answer
 from tests.faults.traffic import RawClient, wait_until
 
 MIB = 1024**2
-PLACES = 2
 """For large bodies, on the narrow site: one for each task that runs or waits."""
 
 
@@ -23,15 +22,14 @@ def _answer(client: RawClient) -> Answer:
     return Answer(head.status, head.fields, client.read(int(head.fields["content-length"])))
 
 
-def _files(site: Site) -> list[str]:
-    """In memory, that the server has open for bodies and arguments."""
-    names: list[str] = []
+def _files(site: Site) -> list[int]:
+    """The sizes of those in memory that the server has open for bodies and arguments."""
+    sizes: list[int] = []
     for entry in Path(f"/proc/{site.server.pid}/fd").iterdir():
-        try:
-            names.append(str(entry.readlink()))
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    return [name for name in names if re.match(r"/memfd:sluice-(request|task)", name)]
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if re.match(r"/memfd:sluice-(request|task)", str(entry.readlink())):
+                sizes.append(entry.stat().st_size)
+    return sizes
 
 
 def _nothing_is_left(site: Site) -> None:
@@ -122,12 +120,12 @@ def test_a_large_body_does_not_stay_in_the_servers_memory(site: Site) -> None:
 
 
 def _begin_large(site: Site, clients: ExitStack) -> RawClient:
-    """A client that has a place for its body, and does not go on."""
+    """A client that has sent all of its body but for the end, and does not go on."""
     client = clients.enter_context(RawClient(site.server.port))
-    before = len(_files(site))
-    begin(client, 2 * MIB)
-    client.send(b" " * (MIB + 1))
-    wait_until(lambda: len(_files(site)) > before, "the body has a place")
+    before = sum(_files(site))
+    begin(client, 3 * MIB)
+    client.send(b" " * (3 * MIB - 2))
+    wait_until(lambda: sum(_files(site)) == before + 3 * MIB - 2, "it is there")
     return client
 
 
@@ -135,15 +133,15 @@ def test_too_many_large_bodies_are_refused_until_a_client_leaves(narrow_site: Si
     body = request("echo", value=1)
     body += b" " * (2 * MIB - len(body))
     with ExitStack() as clients:
-        slow = [_begin_large(narrow_site, clients) for _ in range(PLACES)]
+        slow = [_begin_large(narrow_site, clients) for _ in range(2)]
         answer = narrow_site.post(body)
         assert told(answer) == (503, "overloaded")
         assert int(answer.fields["retry-after"]) >= 1
         assert result(narrow_site.run("echo", value=2)) == 2  # which is small
         slow[0].reset()
-        wait_until(lambda: len(_files(narrow_site)) < PLACES, "the place is given back")
+        wait_until(lambda: len(_files(narrow_site)) < 2, "its bytes are given back")
         assert result(narrow_site.post(body)) == 1
-        slow[1].send(b" " * (MIB - 1 - len(b"[]")) + b"[]")
+        slow[1].send(b"[]")
         assert set(json.loads(_answer(slow[1]).body)) == {"result"}
     _nothing_is_left(narrow_site)
 

@@ -138,7 +138,7 @@ def test_a_job_is_followed_from_another_server(site: Site, mark: Mark, gate: Gat
         client.get(f"/api/jobs/{id}/events")
         assert client.read_head().status == 200
         first = client.read_until(b"\n\n")
-        assert b"event: job" in first
+        assert b"data: {" in first
         gate.open()
         rest = client.read_until(b"\r\n0\r\n\r\n")
         assert b'"state":"succeeded"' in rest

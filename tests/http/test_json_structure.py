@@ -168,7 +168,7 @@ def test_an_empty_chunk_changes_nothing() -> None:
     [
         (b'{"a": [1, "b', "the text ends within a string at byte 12"),
         (b'"\\"', "the text ends within a string at byte 3"),
-        (b'{"a": [1, "b"', "the text ends within 2 arrays or objects at byte 13"),
+        (b'{"a": [1, "b"', "the text ends before all arrays and objects do at byte 13"),
     ],
 )
 def test_a_text_that_ends_in_the_middle_is_told(text: bytes, detail: str) -> None:
