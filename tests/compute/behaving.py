@@ -232,3 +232,12 @@ def keep(size: int) -> None:
     """Keeps memory for good."""
     _kept.append(b"x" * size)
     time.sleep(0.01)
+
+
+@task(name="leave-a-child")
+def leave_a_child(seconds: float) -> None:
+    """Is killed while a process that it forked, which has copies of its pipes, lives on."""
+    if not os.fork():
+        time.sleep(seconds)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)

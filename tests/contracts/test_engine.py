@@ -456,6 +456,15 @@ async def test_a_worker_that_has_grown_is_replaced(open_engine: OpenEngine) -> N
                 pass
 
 
+async def test_the_end_of_a_worker_is_noticed_also_while_a_process_of_its_task_lives(open_engine: OpenEngine) -> None:
+    async with open_engine(replace(SETTINGS, workers=1)) as engine:
+        began = time.monotonic()
+        assert type(await fails(engine, call("leave-a-child", seconds=PATIENCE / 2))) is WorkerCrashed
+        assert time.monotonic() - began < PATIENCE / 2
+        with trio.fail_after(PATIENCE):
+            assert await compute(engine, call("echo", value=1)) == 1
+
+
 async def test_leaving_the_engine_leaves_no_process(open_engine: OpenEngine, tmp_path: Path) -> None:
     async with open_engine(SETTINGS) as engine:
         workers: set[int] = set()
