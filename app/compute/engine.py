@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from app.compute.payload import Payload
 
 
@@ -22,8 +24,7 @@ class OpenReport:
     descriptor: int
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One task, to be run once.
 
     task: its name; None where ``payload`` is a whole request, which is too large to be looked into before it is in a
@@ -36,14 +37,17 @@ class Call:
 
     task: str | None
     payload: Payload
-    reports: Mapping[str, OpenReport] = field(default_factory=dict[str, OpenReport])
+    reports: Mapping[str, OpenReport] = {}
     client: str = ""
     queue_seconds: float = math.inf
     run_seconds: float = math.inf
 
+    @property
+    def is_limited(self) -> bool:
+        return min(self.queue_seconds, self.run_seconds) < math.inf
 
-@dataclass(frozen=True)
-class Progress:
+
+class Progress(msgspec.Struct, frozen=True):
     """What a task last said of itself. done, total: in units of its own; total is None where it is not known."""
 
     done: float = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
@@ -18,7 +17,7 @@ from app.compute.fair_queue import FairQueue
 from app.compute.means import Means
 from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired
 from app.compute.pipes import WorkerPipes
-from app.compute.run import Run
+from app.compute.run import Run, Submission
 from app.compute.worker import Orders
 from app.compute.workers import Worker
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
@@ -88,16 +87,8 @@ class LocalEngine:
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def submit(self, call: Call) -> AsyncGenerator[Run]:
-        run = self._accept(call)
-        try:
-            yield run
-        finally:
-            if not run.is_over:
-                run.cancel()
-                with trio.CancelScope(shield=True):
-                    await run.over.wait()
+    def submit(self, call: Call) -> Submission:
+        return Submission(self._accept, call)
 
     async def wait_ready(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -137,8 +128,8 @@ class LocalEngine:
         self._accepted.add(run)
         self._queue.put(call.client, run)
         self._dispatch()
-        if min(call.queue_seconds, call.run_seconds) < math.inf:
-            self._nursery.start_soon(self._limit, run)
+        if run.begun is not None:
+            self._nursery.start_soon(self._limit, run, run.begun)
         return run
 
     # -- from the queue to the workers -----------------------------------------------------------------------------
@@ -152,11 +143,14 @@ class LocalEngine:
 
     def _place_for(self, run: Run) -> Worker | None:
         """An idle worker; or, for what takes no time, one that has little of that kind before it."""
-        ready = [worker for worker in self._workers if worker.ready]
-        if not ready:
-            return None
-        least = min(ready, key=lambda worker: len(worker.runs))
-        if not least.runs or (len(least.runs) < _MOST_AHEAD and all(map(self._is_quick, (run, *least.runs)))):
+        least: Worker | None = None
+        for worker in self._workers:
+            if worker.ready and (least is None or len(worker.runs) < len(least.runs)):
+                least = worker
+        if least is None or not least.runs:
+            return least
+        # What is behind the first was sent ahead, because it is quick.
+        if len(least.runs) < _MOST_AHEAD and self._is_quick(run) and self._is_quick(least.runs[0]):
             return least
         return None
 
@@ -248,12 +242,12 @@ class LocalEngine:
             worker.scope.cancel()
         self._dispatch()
 
-    async def _limit(self, run: Run) -> None:
+    async def _limit(self, run: Run, begun: trio.Event) -> None:
         """Holds it to its two limits."""
         call = run.call
         with trio.move_on_after(call.queue_seconds):
-            await run.begun.wait()
-        if not run.begun.is_set() and self._withdraw(run):
+            await begun.wait()
+        if not begun.is_set() and self._withdraw(run):
             self._end(run, DeadlineExceeded(f"the task could not begin within {call.queue_seconds:g} s"))
             self._dispatch()
             return

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True)
-class Inline:
+class Inline(msgspec.Struct, frozen=True):
     """JSON that is short enough for a message."""
 
     data: bytes
 
 
-@dataclass(frozen=True)
-class InFile:
+class InFile(msgspec.Struct, frozen=True):
     """JSON in a file of this process, such as one in memory (memfd_create(2)), which whoever made it closes when the
     call has ended. descriptor: open for reading. size: in bytes."""
 

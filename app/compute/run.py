@@ -17,25 +17,29 @@ from app.errors import SluiceError, TaskCancelled
 _MOST_INLINE_BYTES = 1024
 
 
+_NONE_YET = Progress()
+
+
 class Run:
     """`app.compute.engine.Submitted`, and what the engine knows of it.
 
-    number: of this call and no other. stopped_by: why it was told to end, once it was.
+    number: of this call and no other. stopped_by: why it was told to end, once it was. begun: whether it has, for whom
+    that matters.
     """
 
     def __init__(self, number: int, call: Call, stop: Callable[[Run, SluiceError], None]) -> None:
         self.number = number
         self.call = call
         self.state: State = "queued"
-        self.progress = Progress()
-        self.begun = trio.Event()
+        self.progress = _NONE_YET
         self.over = trio.Event()
+        self.begun = trio.Event() if call.is_limited else None
         self.stopped_by: SluiceError | None = None
         self.came = trio.current_time()
         self.began = self.came
         self._outcome: bytes | SluiceError | None = None
         self._stop = stop
-        self._change = trio.Event()
+        self._change: trio.Event | None = None  # while somebody waits for it
         self._has_changed = False
         self._file: int | None = None
 
@@ -43,6 +47,8 @@ class Run:
 
     async def changed(self) -> None:
         if not self._has_changed and self._outcome is None:
+            if self._change is None:
+                self._change = trio.Event()
             await self._change.wait()
         else:
             await trio.lowlevel.checkpoint()
@@ -84,12 +90,13 @@ class Run:
     def begin(self) -> None:
         self.state = "running"
         self.began = trio.current_time()
-        self.begun.set()
+        if self.begun is not None:
+            self.begun.set()
         self._tell()
 
     def put_back(self) -> None:
         self.state = "queued"
-        if self.begun.is_set():
+        if self.begun is not None and self.begun.is_set():
             self.begun = trio.Event()
         self._tell()
 
@@ -104,7 +111,8 @@ class Run:
             self._outcome = self.stopped_by or outcome
             if self._file is not None:
                 os.close(self._file)
-            self.begun.set()
+            if self.begun is not None:
+                self.begun.set()
             self.over.set()
             self._tell()
 
@@ -119,5 +127,25 @@ class Run:
 
     def _tell(self) -> None:
         self._has_changed = True
-        self._change.set()
-        self._change = trio.Event()
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+
+class Submission:
+    """The block of `app.compute.engine.Engine.submit`."""
+
+    def __init__(self, accept: Callable[[Call], Run], call: Call) -> None:
+        self._accept = accept
+        self._call = call
+
+    async def __aenter__(self) -> Run:
+        self._run = self._accept(self._call)
+        return self._run
+
+    async def __aexit__(self, *_: object) -> None:
+        run = self._run
+        if not run.is_over:
+            run.cancel()
+            with trio.CancelScope(shield=True):
+                await run.over.wait()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import trio
 
 from app.compute.bodies import Bodies
@@ -42,8 +42,7 @@ type OpenStored = Callable[[str], Awaitable[Report]]
 """Opens the newest report of a user."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Of one call, beside the server's: see `Call`."""
 
     client: str
@@ -51,8 +50,7 @@ class Limits:
     run_seconds: float
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A call that can be submitted. task: None where that is in a body that only a worker looks into."""
 
     call: Call
@@ -97,7 +95,7 @@ class Compute:
         if len(arguments) <= _CHECKED_BYTES:
             task.check(arguments)
         reports: dict[str, OpenReport] = {}
-        for field, user_id in task.report_ids(arguments).items():
+        for field, user_id in task.report_ids(arguments).items() if task.report_fields else ():
             report = await self._stored(user_id)
             resources.callback(report.blob.close)
             reports[field] = OpenReport(report.user_id, report.media_type, report.blob.size, report.blob.descriptor)

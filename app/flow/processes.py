@@ -98,18 +98,18 @@ class ProcessPool:
         """
         if self._closed:
             raise self._closed_error()
+        died: ProcessDied | None = None
         with trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
                 calling = partial(self._context.run_sync, call, *arguments, kill_on_cancel=True, limiter=self._limiter)
                 return cast("T", await (_with_grace(calling, grace) if grace else calling()))
             except trio_parallel.BrokenWorkerError as error:
-                raise ProcessDied(
-                    f"a process of {self._name} ended in the middle of a call", _bury(error.args[-1])
-                ) from None
+                died = ProcessDied(f"a process of {self._name} ended in the middle of a call", _bury(error.args[-1]))
             finally:
                 self._calls.remove(scope)
-        raise self._closed_error()
+        # Not out of the handler: its error would hold on to what there is of the process.
+        raise died or self._closed_error()
 
     def close(self) -> None:
         """Kills what runs; calls that run, wait or come fail with ClosedResourceError."""
@@ -132,7 +132,9 @@ def preload(*modules: str) -> None:
 
     modules: they must start no thread, and open nothing: all processes would have that in common.
     """
-    multiprocessing.set_forkserver_preload(["__main__", "app.flow.fork_server", "app.flow.process_start", *modules])
+    multiprocessing.set_forkserver_preload(
+        ["__main__", "app.flow.fork_server", "app.flow.process_start", *modules, "app.flow.preloaded"]
+    )
 
 
 @asynccontextmanager

@@ -7,6 +7,8 @@ from operator import add
 
 from app.errors import BadJson
 
+MOST_DEPTH = 64
+
 _PIECE = 64 * 1024
 _OTHER = bytes(set(range(256)).difference(b'":[]{}'))
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -27,7 +29,7 @@ class JsonStructure:
     *Errors*: BadJson with the offset of the first byte that is too much; the same however the text is cut into chunks.
     """
 
-    def __init__(self, max_depth: int = 64, max_string: int = 1024 * 1024, max_keys: int = 1_000_000) -> None:
+    def __init__(self, max_depth: int = MOST_DEPTH, max_string: int = 1024 * 1024, max_keys: int = 1_000_000) -> None:
         self._max_depth = max_depth
         self._max_string = max_string
         self._max_keys = max_keys

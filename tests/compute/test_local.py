@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import app.compute.local
+import app.compute.workers
 from app.compute.engine import Call
 from app.compute.local import open_local_engine
 from app.compute.payload import Inline
@@ -67,7 +68,7 @@ async def test_a_worker_for_which_there_are_no_files_is_tried_again(monkeypatch:
             raise _too_many()
         return WorkerPipes()
 
-    monkeypatch.setattr(app.compute.local, "WorkerPipes", scarce)
+    monkeypatch.setattr(app.compute.workers, "WorkerPipes", scarce)
     async with (
         open_local_engine(replace(_SETTINGS, workers=1), _MODULES) as engine,
         engine.submit(Call("echo", Inline(b'{"value":1}'))) as submitted,
