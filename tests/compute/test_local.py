@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import app.compute.local
 import app.compute.workers
 from app.compute.engine import Call
 from app.compute.local import open_local_engine
