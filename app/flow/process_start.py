@@ -11,6 +11,9 @@ from pathlib import Path
 
 from app.flow.parents import watch_parent
 
+SIGNALS_OF_THE_SERVER = (signal.SIGTERM, signal.SIGINT)
+"""Often sent to a whole group of processes; its own finish what runs."""
+
 _PIPE_BYTES = 1024 * 1024
 
 

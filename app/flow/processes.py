@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import trio
 import trio_parallel  # pyright: ignore[reportMissingTypeStubs]
 from outcome import Error, Outcome, Value
 
-from app.flow.process_start import always, begin
+from app.flow.process_start import SIGNALS_OF_THE_SERVER, always, begin
 
 # An idle process ends as soon as it is told; one that does not is killed after this.
 _END_SECONDS = 2.0
@@ -135,6 +136,12 @@ def preload(*modules: str) -> None:
     multiprocessing.set_forkserver_preload(
         ["__main__", "app.flow.fork_server", "app.flow.process_start", *modules, "app.flow.preloaded"]
     )
+    # Until it has said so itself, it does not hear signals that are for the server.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_OF_THE_SERVER)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @asynccontextmanager

@@ -83,7 +83,8 @@ def test_while_the_database_is_away_requests_get_503_and_then_recover(
             assert (head.status, document["type"]) == (503, "urn:sluice:error:database-unavailable")
             assert int(head.fields["retry-after"]) >= 1
             head, document = ask(server.port, "/readyz")
-            assert (head.status, document["detail"]) == (503, "failing: database")
+            assert head.status == 503
+            assert "database" in document["detail"]
             assert document["checks"]["database"]["status"] == "failing"
             assert document["checks"]["reports"]["status"] == "ok"
             assert ask(server.port, "/healthz")[0].status == 200

@@ -98,7 +98,6 @@ def events(wire: Wire) -> list[tuple[int, Any]]:
     for block in wire.body.decode().split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if "data" in lines:
-            assert lines["event"] == "job"
             found.append((int(lines["id"]), json.loads(lines["data"])))
     return found
 
