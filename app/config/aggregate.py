@@ -52,7 +52,6 @@ _OURS = frozenset(
         "sluice-deadline",
         "te",
         "traceparent",
-        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",

@@ -1,0 +1,233 @@
+"""One call to an upstream, by httpcore: what comes of it is a value."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+import httpcore
+import trio
+
+from app.aggregate.hosts import MOST_PER_HOST, HostBusy, Hosts
+from app.aggregate.json_values import NoMatch, NotJson, json_value
+from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved, dialled
+from app.aggregate.retries import may_pass
+from app.config.aggregate import IDEMPOTENT, SourceSettings
+from app.http.retry_after import parse_retry_after
+
+type Fields = Sequence[tuple[bytes, bytes]]
+
+# Idle connections are closed before most servers do, who would do it just as the next call comes.
+_IDLE_SECONDS = 4.0
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+# A body that nobody wants is read, so that its connection stays, where it is small and there.
+_DRAINED_BYTES = 16 * 1024
+_DRAIN_SECONDS = 0.05
+_PORTS = {b"http": 80, b"https": 443}
+# What a call says whoever it is to; the rest is the source's own, and is not told to others.
+_SAID_TO_ALL = frozenset((b"accept", b"accept-encoding", b"sluice-deadline", b"traceparent", b"x-request-id"))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """reason: in a word, for the client. blames: whether it is the upstream's fault; None where it says nothing of it.
+
+    may_pass: whether another try makes sense; retry_after: in so many seconds.
+    """
+
+    reason: str
+    blames: bool | None = None
+    may_pass: bool = False
+    retry_after: float | None = None
+
+
+# Of what is raised on the way the first kind that it is.
+_RAISED: dict[type[Exception], Failure] = {
+    HostBusy: Failure("overloaded"),
+    ForbiddenAddress: Failure("forbidden-address"),
+    Unresolved: Failure("unresolved", blames=True, may_pass=True),
+    Unreachable: Failure("refused", blames=True, may_pass=True),
+    httpcore.ConnectError: Failure("tls", blames=True),
+    httpcore.NetworkError: Failure("cut", blames=True, may_pass=True),
+    httpcore.RemoteProtocolError: Failure("cut", blames=True, may_pass=True),
+}
+
+
+class Upstream:
+    """What a source calls. Its connections are its own, so that what one source may call, no other reaches by them.
+
+    hosts: whose permits each call takes. network, tls: what to connect with.
+
+    Bound: of a body ``max_bytes`` and what one read brings; `MOST_PER_HOST` idle connections.
+    """
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        hosts: Hosts,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        url = settings.url
+        self._settings = settings
+        self._hosts = hosts
+        self._network = network or CheckedNetwork(url.host if settings.allow_private else None)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=None,  # the hosts' permits bound them; who waits in this pool and leaves would cost it one
+            max_keepalive_connections=MOST_PER_HOST,
+            keepalive_expiry=_IDLE_SECONDS,
+            network_backend=self._network,
+        )
+        self._method = settings.method.encode()
+        self._fields: Fields = (
+            (b"host", url.authority.encode()),
+            (b"accept", b"application/json"),
+            # What is compressed may become any size.
+            (b"accept-encoding", b"identity"),
+            *((header.name.encode(), header.value.encode("latin-1")) for header in settings.headers),
+            *(() if settings.method in {"GET", "DELETE"} else ((b"content-length", b"0"),)),
+        )
+
+    def url(self, target: str) -> httpcore.URL:
+        url = self._settings.url
+        return httpcore.URL(
+            scheme=url.scheme.encode(), host=url.host.encode(), port=url.port, target=target.encode("ascii")
+        )
+
+    async def call(self, target: str, fields: Fields) -> bytes | Failure:
+        """Calls for ``target`` and gives the value, or why there is none.
+
+        fields: in addition to the source's own. *Cancellation*: closes the call's connection.
+        """
+        url, fields = self.url(target), (*self._fields, *fields)
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                found = await self._exchange(url, fields)
+                if not isinstance(found, httpcore.URL):
+                    return found
+                if found.origin != url.origin:
+                    fields = _for_others(fields, found)
+                url = found
+        except tuple(_RAISED) as error:
+            return next(failure for kind, failure in _RAISED.items() if isinstance(error, kind))
+        return Failure("too-many-redirects", blames=False)
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+
+    async def _exchange(self, url: httpcore.URL, fields: Fields) -> bytes | Failure | httpcore.URL:
+        """The value, why there is none, or where to ask instead."""
+        host = f"{url.host.decode()}:{url.origin.port}"
+        async with self._hosts.permit(host), self._open(url, fields) as response:
+            if 200 <= response.status < 300:
+                return await self._value(response)
+            if response.status in _REDIRECTS and self._method == b"GET":
+                return _redirected(url, response)
+            await _drain(response)
+            return self._refusal(response)
+
+    @asynccontextmanager
+    async def _open(self, url: httpcore.URL, fields: Fields) -> AsyncGenerator[httpcore.Response]:
+        response = await self._send(url, fields)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _send(self, url: httpcore.URL, fields: Fields) -> httpcore.Response:
+        request = httpcore.Request(self._method, url, headers=fields)
+        token = dialled.set(False)
+        try:
+            return await self._pool.handle_async_request(request)
+        except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+            # The other side has closed an idle connection just now (RFC 9110 9.2.2, RFC 9112 9.3.1).
+            if dialled.get() or self._settings.method not in IDEMPOTENT:
+                raise
+            return await self._pool.handle_async_request(request)
+        finally:
+            dialled.reset(token)
+
+    async def _value(self, response: httpcore.Response) -> bytes | Failure:
+        if response.status in {204, 205}:
+            return b"null"
+        fields, most = _fields_of(response), self._settings.max_bytes
+        if not _may_be_json(fields):
+            return Failure("not-json", blames=False)
+        length = fields.get(b"content-length", b"")
+        body = None if length.isdigit() and int(length) > most else await _read(response, most)
+        return Failure("too-large", blames=False) if body is None else self._cut_out(body)
+
+    def _cut_out(self, body: bytearray) -> bytes | Failure:
+        try:
+            return json_value(body, self._settings.select)
+        except NotJson:
+            return Failure("not-json", blames=False)
+        except NoMatch:
+            return Failure("no-match", blames=False)
+
+    def _refusal(self, response: httpcore.Response) -> Failure:
+        said = _fields_of(response).get(b"retry-after")
+        retry_after = None if said is None else parse_retry_after(said.decode("latin-1"), time.time())
+        breaker = self._settings.breaker
+        blames = response.status >= 500 if breaker is None else breaker.counts(response.status)
+        return Failure(f"status {response.status}", blames, may_pass(response.status), retry_after)
+
+
+def _fields_of(response: httpcore.Response) -> dict[bytes, bytes]:
+    return {name.lower(): value.strip() for name, value in response.headers}
+
+
+def _may_be_json(fields: dict[bytes, bytes]) -> bool:
+    """What does not say what it is may be."""
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        return False
+    essence = fields.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    return essence == b"application/json" or essence.endswith(b"+json")
+
+
+async def _read(response: httpcore.Response, most: int) -> bytearray | None:
+    """The body; None where it is larger, and then its connection is closed."""
+    body = bytearray()
+    with trio.CancelScope() as scope:
+        async for part in response.aiter_stream():
+            if len(body) + len(part) > most:
+                # Cancelled where it reads next, all of httpcore ends in order; left, its generators would not.
+                scope.cancel()
+            else:
+                body += part
+    return None if scope.cancel_called else body
+
+
+async def _drain(response: httpcore.Response) -> None:
+    with trio.move_on_after(_DRAIN_SECONDS):
+        await _read(response, _DRAINED_BYTES)
+
+
+def _redirected(url: httpcore.URL, response: httpcore.Response) -> Failure | httpcore.URL:
+    said = _fields_of(response).get(b"location")
+    if said is None:
+        return Failure(f"status {response.status}", blames=False)
+    try:
+        parts = urlsplit(
+            urljoin(bytes(url).decode("ascii"), quote(said.decode("latin-1"), safe="%/:?#[]@!$&'()*+,;=~"))
+        )
+        scheme, host, port = parts.scheme.encode(), (parts.hostname or "").encode("ascii"), parts.port
+    except ValueError:
+        return Failure("bad-redirect", blames=False)
+    if scheme not in _PORTS or not host or (url.scheme == b"https" and scheme != b"https"):
+        return Failure("bad-redirect", blames=False)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return httpcore.URL(scheme=scheme, host=host, port=_PORTS[scheme] if port is None else port, target=target.encode())
+
+
+def _for_others(fields: Fields, url: httpcore.URL) -> Fields:
+    """``fields`` without what only the source's own host may know."""
+    host = f"[{url.host.decode()}]" if b":" in url.host else url.host.decode()
+    authority = host if url.port == _PORTS[url.scheme] else f"{host}:{url.port}"
+    return ((b"host", authority.encode()), *(field for field in fields if field[0] in _SAID_TO_ALL))
