@@ -166,7 +166,7 @@ async def views(folder: Path, text: str, make: Callable[[SourceSettings, Hosts],
         yield aggregate
 
 
-def request(view: str = "v", seconds: float = 60.0, fields: Any = (), **parameters: str) -> Request:
+def request(view: str = "v", /, seconds: float = 60.0, fields: Any = (), **parameters: Any) -> Request:
     return Request(view, parameters, fields, seconds)
 
 
@@ -174,9 +174,9 @@ async def answer(aggregate: Aggregate, view: str = "v", seconds: float = 60.0, *
     return json.loads(await aggregate.answer(request(view, seconds, **parameters)))
 
 
-async def source(aggregate: Aggregate, name: str = "s", **parameters: str) -> Any:
-    """What came of it, without what differs from time to time."""
-    told = (await answer(aggregate, **parameters))["sources"][name]
+async def source(aggregate: Aggregate, **parameters: str) -> Any:
+    """What came of ``s``, without what differs from time to time."""
+    told = json.loads(await aggregate.answer(request(**parameters)))["sources"]["s"]
     assert told.pop("ms") >= 0
     return told
 
