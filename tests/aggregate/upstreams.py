@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import trio
 
 from app.aggregate.hosts import Hosts
-from app.aggregate.network import CheckedNetwork
 from app.aggregate.service import Aggregate, Request, open_aggregate
 from app.aggregate.upstream import Upstream
 from app.config.aggregate import AggregateSettings, SourceSettings
@@ -170,32 +170,15 @@ def request(view: str = "v", /, seconds: float = 60.0, fields: Any = (), **param
     return Request(view, parameters, fields, seconds)
 
 
-async def answer(aggregate: Aggregate, view: str = "v", seconds: float = 60.0, **parameters: str) -> Any:
-    return json.loads(await aggregate.answer(request(view, seconds, **parameters)))
+async def answer(aggregate: Aggregate, seconds: float = 60.0, **parameters: Any) -> Any:
+    return json.loads(await aggregate.answer(request(seconds=seconds, **parameters)))
 
 
-async def source(aggregate: Aggregate, **parameters: str) -> Any:
+async def source(aggregate: Aggregate, **parameters: Any) -> Any:
     """What came of ``s``, without what differs from time to time."""
     told = json.loads(await aggregate.answer(request(**parameters)))["sources"]["s"]
     assert told.pop("ms") >= 0
     return told
-
-
-def network(resolve: Callable[[str], list[str]], port: int) -> Callable[[SourceSettings, Hosts], Upstream]:
-    """Makes upstreams whose names are resolved so, and whose connections all lead to ``port``, if they may be made.
-
-    resolve: called for each look-up.
-    """
-
-    async def looked_up(host: str, _: int) -> list[str]:
-        await trio.lowlevel.checkpoint()
-        return resolve(host)
-
-    def make(source: SourceSettings, hosts: Hosts) -> Upstream:
-        private = source.url.host if source.allow_private else None
-        return Upstream(source, hosts, CheckedNetwork(private, looked_up, Redirected(port)))
-
-    return make
 
 
 class Redirected:
@@ -203,7 +186,7 @@ class Redirected:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._backend: Any = __import__("httpcore").TrioBackend()
+        self._backend: Any = httpcore.TrioBackend()
         self.to: list[str] = []
 
     async def __call__(self, address: str, port: int) -> Any:
