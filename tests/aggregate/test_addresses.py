@@ -133,9 +133,11 @@ async def test_between_check_and_connection_there_is_no_other_look_up(tmp_path: 
         looked_up.append(host)
         return ["1.1.1.1"]
 
-    async with upstream(answering(1)) as server:
-        async with views(tmp_path, _FAR, leading(Redirected(server.port), resolve)) as aggregate:
-            await source(aggregate)
+    async with (
+        upstream(answering(1)) as server,
+        views(tmp_path, _FAR, leading(Redirected(server.port), resolve)) as aggregate,
+    ):
+        await source(aggregate)
     assert looked_up == ["far.example"]
 
 
@@ -153,9 +155,11 @@ async def test_a_redirect_to_a_private_address_is_refused(status: int, location:
 async def test_that_a_host_may_be_private_is_not_said_of_others(tmp_path: Path) -> None:
     async with upstream(answering(1)) as inner:
         location = f"Location: http://localhost:{inner.port}/"
-        async with upstream(answering({}, 302, location)) as server:
-            async with views(tmp_path, one_source(server.url)) as aggregate:
-                assert (await source(aggregate))["reason"] == "forbidden-address"
+        async with (
+            upstream(answering({}, 302, location)) as server,
+            views(tmp_path, one_source(server.url)) as aggregate,
+        ):
+            assert (await source(aggregate))["reason"] == "forbidden-address"
         assert inner.asked == []
 
 
@@ -167,9 +171,11 @@ async def test_a_redirect_is_followed_without_what_is_secret(tmp_path: Path) -> 
             await exchange.answer(b"2")
 
     text = _FAR + 'headers = {Authorization = "secret"}\n'
-    async with upstream(behave) as server:
-        async with views(tmp_path, text, leading(Redirected(server.port), lambda _: ["1.1.1.1"])) as aggregate:
-            assert (await source(aggregate))["value"] == 2
+    async with (
+        upstream(behave) as server,
+        views(tmp_path, text, leading(Redirected(server.port), lambda _: ["1.1.1.1"])) as aggregate,
+    ):
+        assert (await source(aggregate))["value"] == 2
     first, second = server.asked
     assert (first.target, first.fields["authorization"]) == ("/x", "secret")
     assert (second.target, second.fields["host"]) == ("/y?z=1", "farther.example:81")
@@ -186,7 +192,7 @@ async def test_a_redirect_within_its_host_keeps_all(tmp_path: Path) -> None:
         upstream(behave) as server,
         views(tmp_path, one_source(server.url, 'headers = {x-a = "b"}')) as aggregate,
     ):
-        assert (await source(all))["value"] == 3
+        assert (await source(aggregate))["value"] == 3
         assert server.asked[1].fields["x-a"] == "b"
 
 
@@ -272,7 +278,7 @@ async def test_names_are_really_looked_up(monkeypatch: pytest.MonkeyPatch) -> No
             await trio.lowlevel.checkpoint()
             raise socket.gaierror(-2, "Name or service not known")
 
-        async def getnameinfo(self, *_: Any) -> Any:
+        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
             raise NotImplementedError
 
     trio.socket.set_custom_hostname_resolver(Resolver())

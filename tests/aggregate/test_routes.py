@@ -159,17 +159,21 @@ async def test_what_is_required_and_fails_is_a_problem(fields: Sequence[bytes], 
 
 
 async def test_for_time_it_is_504(tmp_path: Path) -> None:
-    async with upstream(stall) as slow:
-        async with site(tmp_path, one_source(slow.url, "required = true", view=["deadline = '50ms'"])) as (server, _):
-            answer = await server.ask(get("/api/aggregate/v"))
-            assert (answer.status, answer.problem["type"]) == (504, "urn:sluice:error:upstream-timeout")
-            assert answer.problem["sources"]["s"]["reason"] == "timeout"
+    async with (
+        upstream(stall) as slow,
+        site(tmp_path, one_source(slow.url, "required = true", view=["deadline = '50ms'"])) as (server, _),
+    ):
+        answer = await server.ask(get("/api/aggregate/v"))
+        assert (answer.status, answer.problem["type"]) == (504, "urn:sluice:error:upstream-timeout")
+        assert answer.problem["sources"]["s"]["reason"] == "timeout"
 
 
 async def test_what_stands_in_is_enough(tmp_path: Path) -> None:
-    async with upstream(refuse) as bad:
-        async with site(tmp_path, one_source(bad.url, "required = true", "fallback = 1")) as (server, _):
-            assert (await server.ask(get("/api/aggregate/v"))).status == 200
+    async with (
+        upstream(refuse) as bad,
+        site(tmp_path, one_source(bad.url, "required = true", "fallback = 1")) as (server, _),
+    ):
+        assert (await server.ask(get("/api/aggregate/v"))).status == 200
 
 
 async def test_a_stream_that_lacks_what_is_required_is_cut(tmp_path: Path) -> None:
@@ -217,38 +221,45 @@ async def test_each_source_comes_as_it_settles(form: Literal["lines", "events"],
         await seen.wait()
         await exchange.answer(b'{\n"late":\n1}')
 
-    async with upstream(later) as slow, upstream(answering("x")) as quick:
-        async with site(tmp_path, two_sources(slow.url, quick.url)) as (server, _), server.connect() as client:
-            await client.send(get("/api/aggregate/v", _LINES if form == "lines" else _EVENTS))
-            received = b""
-            while b'"b"' not in received:
-                received += await client.receive()
-            client.buffered = received
-            seen.set()
-            answer = await client.answer()
-            assert answer.complete
-            if form == "lines":
-                assert answer.fields[b"content-type"] == b"application/x-ndjson"
-                told = _lines(answer.body)
-            else:
-                assert answer.fields[b"content-type"] == b"text/event-stream"
-                assert answer.body.count(b"event: source\n") == 2
-                assert answer.body.endswith(b'event: complete\ndata: {"complete":true}\n\n')
-                told = _events(answer.body)[:2]
-            assert [(each["source"], each["value"]) for each in told] == [("b", "x"), ("a", {"late": 1})]
+    async with (
+        upstream(later) as slow,
+        upstream(answering("x")) as quick,
+        site(tmp_path, two_sources(slow.url, quick.url)) as (server, _),
+        server.connect() as client,
+    ):
+        await client.send(get("/api/aggregate/v", _LINES if form == "lines" else _EVENTS))
+        received = b""
+        while b'"b"' not in received:
+            received += await client.receive()
+        client.buffered = received
+        seen.set()
+        answer = await client.answer()
+        assert answer.complete
+        if form == "lines":
+            assert answer.fields[b"content-type"] == b"application/x-ndjson"
+            told = _lines(answer.body)
+        else:
+            assert answer.fields[b"content-type"] == b"text/event-stream"
+            assert answer.body.count(b"event: source\n") == 2
+            assert answer.body.endswith(b'event: complete\ndata: {"complete":true}\n\n')
+            told = _events(answer.body)[:2]
+        assert [(each["source"], each["value"]) for each in told] == [("b", "x"), ("a", {"late": 1})]
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
 async def test_at_the_requests_deadline_there_is_an_answer_with_what_there_is(tmp_path: Path) -> None:
-    async with upstream(stall) as slow, upstream(answering(1)) as quick:
-        async with site(tmp_path, two_sources(slow.url, quick.url)) as (server, _):
-            answer = await server.ask(get("/api/aggregate/v", b"Sluice-Deadline: 0.2"))
-            assert answer.status == 200
-            sources = json.loads(answer.body)["sources"]
-            assert (sources["a"]["reason"], sources["b"]["status"]) == ("timeout", "fulfilled")
-            await slow.has_no_connection()
+    async with (
+        upstream(stall) as slow,
+        upstream(answering(1)) as quick,
+        site(tmp_path, two_sources(slow.url, quick.url)) as (server, _),
+    ):
+        answer = await server.ask(get("/api/aggregate/v", b"Sluice-Deadline: 0.2"))
+        assert answer.status == 200
+        sources = json.loads(answer.body)["sources"]
+        assert (sources["a"]["reason"], sources["b"]["status"]) == ("timeout", "fulfilled")
+        await slow.has_no_connection()
 
 
 # -- who leaves --------------------------------------------------------------------------------------------------------
@@ -257,15 +268,18 @@ async def test_at_the_requests_deadline_there_is_an_answer_with_what_there_is(tm
 @pytest.mark.parametrize("fields", [(), (_LINES,)])
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
 async def test_who_leaves_ends_all_calls(how: Any, fields: Sequence[bytes], tmp_path: Path) -> None:
-    async with upstream(stall) as one, upstream(stall) as two:
-        async with site(tmp_path, two_sources(one.url, two.url)) as (server, aggregate):
-            async with server.connect() as client:
-                await client.send(get("/api/aggregate/v", *fields))
-                await one.wait(lambda: len(one.asked) == len(two.asked) == 1)
-                client.leave(how)
-                await one.has_no_connection()
-                await two.has_no_connection()
-            assert aggregate.statistics().requests == aggregate.statistics().flights == 0
+    async with (
+        upstream(stall) as one,
+        upstream(stall) as two,
+        site(tmp_path, two_sources(one.url, two.url)) as (server, aggregate),
+    ):
+        async with server.connect() as client:
+            await client.send(get("/api/aggregate/v", *fields))
+            await one.wait(lambda: len(one.asked) == len(two.asked) == 1)
+            client.leave(how)
+            await one.has_no_connection()
+            await two.has_no_connection()
+        assert aggregate.statistics().requests == aggregate.statistics().flights == 0
 
 
 async def test_the_last_of_those_who_share_calls_ends_them(tmp_path: Path) -> None:
