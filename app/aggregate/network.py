@@ -6,7 +6,6 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextvars import ContextVar
 from typing import cast
 
 import httpcore
@@ -20,9 +19,6 @@ type Connect = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
 # How long one address may take before the next one is tried beside it (RFC 8305 5).
 _STAGGER_SECONDS = 0.25
 _MOST_ADDRESSES = 8
-
-dialled: ContextVar[bool] = ContextVar("dialled", default=False)
-"""Whether the running task has connected anew for the call that it makes."""
 
 
 class Unresolved(Exception):
@@ -62,7 +58,6 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """*Errors*: Unresolved, ForbiddenAddress, Unreachable."""
-        dialled.set(True)
         addresses = await self._resolve(host, port)
         if host != self._private_host and not all(map(is_public, addresses)):
             raise ForbiddenAddress(f"{host}: {', '.join(addresses)}")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 import trio
 
+from app.aggregate.connections import Connections
 from app.aggregate.hosts import MOST_PER_HOST, HostBusy, Hosts
 from app.aggregate.json_values import NoMatch, NotJson, json_value
-from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved, dialled
+from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved
 from app.aggregate.retries import may_pass
 from app.config.aggregate import IDEMPOTENT, SourceSettings
 from app.http.retry_after import parse_retry_after
 
 type Fields = Sequence[tuple[bytes, bytes]]
 
-# Idle connections are closed before most servers do, who would do it just as the next call comes.
-_IDLE_SECONDS = 4.0
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 # A body that nobody wants is read, so that its connection stays, where it is small and there.
@@ -76,14 +74,8 @@ class Upstream:
         url = settings.url
         self._settings = settings
         self._hosts = hosts
-        self._network = network or CheckedNetwork(url.host if settings.allow_private else None)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=None,  # the hosts' permits bound them; who waits in this pool and leaves would cost it one
-            max_keepalive_connections=MOST_PER_HOST,
-            keepalive_expiry=_IDLE_SECONDS,
-            network_backend=self._network,
-        )
+        network = network or CheckedNetwork(url.host if settings.allow_private else None)
+        self._connections = Connections(network, tls, MOST_PER_HOST)
         self._method = settings.method.encode()
         self._fields: Fields = (
             (b"host", url.authority.encode()),
@@ -119,39 +111,20 @@ class Upstream:
         return Failure("too-many-redirects", blames=False)
 
     async def close(self) -> None:
-        await self._pool.aclose()
+        await self._connections.close()
 
     async def _exchange(self, url: httpcore.URL, fields: Fields) -> bytes | Failure | httpcore.URL:
         """The value, why there is none, or where to ask instead."""
         host = f"{url.host.decode()}:{url.origin.port}"
-        async with self._hosts.permit(host), self._open(url, fields) as response:
+        request = httpcore.Request(self._method, url, headers=fields)
+        again = self._settings.method in IDEMPOTENT
+        async with self._hosts.permit(host), self._connections.response(request, again=again) as response:
             if 200 <= response.status < 300:
                 return await self._value(response)
             if response.status in _REDIRECTS and self._method == b"GET":
                 return _redirected(url, response)
             await _drain(response)
             return self._refusal(response)
-
-    @asynccontextmanager
-    async def _open(self, url: httpcore.URL, fields: Fields) -> AsyncGenerator[httpcore.Response]:
-        response = await self._send(url, fields)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _send(self, url: httpcore.URL, fields: Fields) -> httpcore.Response:
-        request = httpcore.Request(self._method, url, headers=fields)
-        token = dialled.set(False)
-        try:
-            return await self._pool.handle_async_request(request)
-        except (httpcore.NetworkError, httpcore.RemoteProtocolError):
-            # The other side has closed an idle connection just now (RFC 9110 9.2.2, RFC 9112 9.3.1).
-            if dialled.get() or self._settings.method not in IDEMPOTENT:
-                raise
-            return await self._pool.handle_async_request(request)
-        finally:
-            dialled.reset(token)
 
     async def _value(self, response: httpcore.Response) -> bytes | Failure:
         if response.status in {204, 205}:
