@@ -84,7 +84,7 @@ class Connections:
             await _close(connection)
             return
         self._idle.append(connection)
-        if len(self._idle) > self._most_idle or self._idle[0].has_expired():
+        while len(self._idle) > self._most_idle or (self._idle and self._idle[0].has_expired()):
             await _close(self._idle.popleft())
 
 

@@ -72,8 +72,8 @@ class Flight:
                 return
 
     def with_others(self, settled: Sequence[Settled]) -> list[Settled]:
-        """``settled``, and of the others that nobody waits for them any more; in the order of the sources."""
-        told = {one.source: one for one in settled}
+        """``settled``, and of the others what there is, or that nobody waits any more; in the order of the sources."""
+        told = {one.source: one for one in (*self._settled, *settled)}
         told |= {one.source: one for one in self._others(set(told), CANCELLED)}
         return [told[source.name] for source in self._sources]
 

@@ -42,7 +42,7 @@ class Hosts:
         limiter = self._limiters.get(host)
         if limiter is None:
             limiter = self._limiters[host] = trio.CapacityLimiter(self._most)
-        elif limiter.statistics().tasks_waiting >= self._most_waiting:
+        elif limiter.available_tokens == 0 and limiter.statistics().tasks_waiting >= self._most_waiting:
             raise HostBusy(host)
         holder = object()
         try:
@@ -52,7 +52,7 @@ class Hosts:
             finally:
                 limiter.release_on_behalf_of(holder)
         finally:
-            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+            if not limiter.borrowed_tokens:  # then nobody waits for one
                 self._limiters.pop(host, None)
 
     def statistics(self) -> HostStatistics:

@@ -122,13 +122,16 @@ class Source:
         for retry in range(1, self.settings.retries + 1):
             if not isinstance(found, Failure) or not found.may_pass:
                 break
-            wait = backoff(retry, self._jitter(), found.retry_after)
-            if trio.current_time() + wait >= inquiry.deadline or not self._budget.spend():
+            wait, now = backoff(retry, self._jitter(), found.retry_after), trio.current_time()
+            if now + wait >= inquiry.deadline or self._is_open(now) or not self._budget.spend():
                 break
             await trio.sleep(wait)
             self._retries += 1
             found = await self._hedged(inquiry)
         return found
+
+    def _is_open(self, now: float) -> bool:
+        return self._breaker is not None and self._breaker.state(now) == "open"
 
     async def _hedged(self, inquiry: Inquiry) -> bytes | Failure:
         """A call; where it takes its time also a second one. The first value counts, and the other call is ended."""

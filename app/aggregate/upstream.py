@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 import trio
@@ -15,20 +13,14 @@ from app.aggregate.connections import Connections
 from app.aggregate.hosts import MOST_PER_HOST, HostBusy, Hosts
 from app.aggregate.json_values import NoMatch, NotJson, json_value
 from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved
+from app.aggregate.redirects import MOST_REDIRECTS, REDIRECTS, Fields, fields_for, follow
 from app.aggregate.retries import may_pass
 from app.config.aggregate import IDEMPOTENT, SourceSettings
 from app.http.retry_after import parse_retry_after
 
-type Fields = Sequence[tuple[bytes, bytes]]
-
-_MOST_REDIRECTS = 5
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
 # A body that nobody wants is read, so that its connection stays, where it is small and there.
 _DRAINED_BYTES = 16 * 1024
 _DRAIN_SECONDS = 0.05
-_PORTS = {b"http": 80, b"https": 443}
-# What a call says whoever it is to; the rest is the source's own, and is not told to others.
-_SAID_TO_ALL = frozenset((b"accept", b"accept-encoding", b"sluice-deadline", b"traceparent", b"x-request-id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +63,20 @@ class Upstream:
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        url = settings.url
+        url, names = settings.url, {header.name for header in settings.headers}
         self._settings = settings
         self._hosts = hosts
         network = network or CheckedNetwork(url.host if settings.allow_private else None)
         self._connections = Connections(network, tls, MOST_PER_HOST)
-        self._method = settings.method.encode()
+        self._method, self._scheme, self._host = settings.method, url.scheme, url.host
         self._fields: Fields = (
             (b"host", url.authority.encode()),
             (b"accept", b"application/json"),
             # What is compressed may become any size.
             (b"accept-encoding", b"identity"),
+            *(() if "user-agent" in names else ((b"user-agent", b"sluice"),)),
             *((header.name.encode(), header.value.encode("latin-1")) for header in settings.headers),
             *(() if settings.method in {"GET", "DELETE"} else ((b"content-length", b"0"),)),
-        )
-
-    def url(self, target: str) -> httpcore.URL:
-        url = self._settings.url
-        return httpcore.URL(
-            scheme=url.scheme.encode(), host=url.host.encode(), port=url.port, target=target.encode("ascii")
         )
 
     async def call(self, target: str, fields: Fields) -> bytes | Failure:
@@ -97,14 +84,14 @@ class Upstream:
 
         fields: in addition to the source's own. *Cancellation*: closes the call's connection.
         """
-        url, fields = self.url(target), (*self._fields, *fields)
+        url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._settings.url.port, target=target)
+        fields = (*self._fields, *fields)
         try:
-            for _ in range(_MOST_REDIRECTS + 1):
+            for _ in range(MOST_REDIRECTS + 1):
                 found = await self._exchange(url, fields)
                 if not isinstance(found, httpcore.URL):
                     return found
-                if found.origin != url.origin:
-                    fields = _for_others(fields, found)
+                fields = fields_for(fields, url, found)
                 url = found
         except tuple(_RAISED) as error:
             return next(failure for kind, failure in _RAISED.items() if isinstance(error, kind))
@@ -117,12 +104,13 @@ class Upstream:
         """The value, why there is none, or where to ask instead."""
         host = f"{url.host.decode()}:{url.origin.port}"
         request = httpcore.Request(self._method, url, headers=fields)
-        again = self._settings.method in IDEMPOTENT
+        again = self._method in IDEMPOTENT
         async with self._hosts.permit(host), self._connections.response(request, again=again) as response:
             if 200 <= response.status < 300:
                 return await self._value(response)
-            if response.status in _REDIRECTS and self._method == b"GET":
-                return _redirected(url, response)
+            location = _fields_of(response).get(b"location")
+            if response.status in REDIRECTS and self._method == "GET" and location is not None:
+                return follow(url, location) or Failure("bad-redirect", blames=False)
             await _drain(response)
             return self._refusal(response)
 
@@ -180,27 +168,3 @@ async def _read(response: httpcore.Response, most: int) -> bytearray | None:
 async def _drain(response: httpcore.Response) -> None:
     with trio.move_on_after(_DRAIN_SECONDS):
         await _read(response, _DRAINED_BYTES)
-
-
-def _redirected(url: httpcore.URL, response: httpcore.Response) -> Failure | httpcore.URL:
-    said = _fields_of(response).get(b"location")
-    if said is None:
-        return Failure(f"status {response.status}", blames=False)
-    try:
-        parts = urlsplit(
-            urljoin(bytes(url).decode("ascii"), quote(said.decode("latin-1"), safe="%/:?#[]@!$&'()*+,;=~"))
-        )
-        scheme, host, port = parts.scheme.encode(), (parts.hostname or "").encode("ascii"), parts.port
-    except ValueError:
-        return Failure("bad-redirect", blames=False)
-    if scheme not in _PORTS or not host or (url.scheme == b"https" and scheme != b"https"):
-        return Failure("bad-redirect", blames=False)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return httpcore.URL(scheme=scheme, host=host, port=_PORTS[scheme] if port is None else port, target=target.encode())
-
-
-def _for_others(fields: Fields, url: httpcore.URL) -> Fields:
-    """``fields`` without what only the source's own host may know."""
-    host = f"[{url.host.decode()}]" if b":" in url.host else url.host.decode()
-    authority = host if url.port == _PORTS[url.scheme] else f"{host}:{url.port}"
-    return ((b"host", authority.encode()), *(field for field in fields if field[0] in _SAID_TO_ALL))

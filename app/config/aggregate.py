@@ -39,6 +39,7 @@ _FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _STATUS = re.compile(r"[45](?:xx|[0-9]{2})")
+_NOWHERE = parse_url_template("http://nowhere.invalid/")  # stands in for an address that is a mistake
 # What each call says for itself, or what would change where its message ends.
 _OURS = frozenset(
     (
@@ -146,12 +147,11 @@ def _view(name: str, tables: Table, environment: Mapping[str, str]) -> ViewSetti
     names = _names(sources, "source")
     if not 1 <= len(names) <= _MOST_SOURCES:
         table.tell("sources", f"has {len(names)}; 1 to {_MOST_SOURCES} are allowed")
-    read = [_Source(sources.table(each, _SOURCE_KEYS), each, environment).settings() for each in names]
     return ViewSettings(
         name,
         deadline=table.seconds("deadline", 10.0),
         single_flight=table.flag("single_flight"),
-        sources=tuple(source for source in read if source is not None),
+        sources=tuple(_Source(sources.table(each, _SOURCE_KEYS), each, environment).settings() for each in names),
     )
 
 
@@ -159,8 +159,7 @@ class _Source:
     def __init__(self, table: Table, name: str, environment: Mapping[str, str]) -> None:
         self._table, self._name, self._environment = table, name, environment
 
-    def settings(self) -> SourceSettings | None:
-        """None where it has no address."""
+    def settings(self) -> SourceSettings:
         table = self._table
         method = self._method()
         url = self._parsed("url", parse_url_template, "an address of HTTP, such as 'https://example.com/users/{id}'")
@@ -168,7 +167,7 @@ class _Source:
             table.tell("url", "is needed")
         read = SourceSettings(
             self._name,
-            cast("UrlTemplate", url),
+            url or _NOWHERE,
             method,
             headers=self._headers(),
             required=table.flag("required"),
@@ -186,7 +185,7 @@ class _Source:
             for key, said in (("retries", read.retries), ("hedge_after", read.hedge_after)):
                 if said:
                     table.tell(key, f"is not allowed with {method}: a call that is made twice may do twice as much")
-        return None if url is None else read
+        return read
 
     def _method(self) -> str:
         method = self._table.text("method", " or ".join(_METHODS)) or "GET"

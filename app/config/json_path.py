@@ -9,12 +9,15 @@ from dataclasses import dataclass
 _STEP = re.compile(r'(?:\.|^)([^.\[\]"\s]+)|\[(-?[0-9]{1,9})\]|\[("(?:[^"\\]|\\.)*")\]')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JsonPath:
     """steps: names of members, and places in arrays, which count from the end where they are negative."""
 
     text: str
     steps: tuple[str | int, ...]
+
+    def __repr__(self) -> str:
+        return repr(self.text)
 
 
 def parse_json_path(text: str) -> JsonPath:

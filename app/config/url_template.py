@@ -15,7 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 _DOTS = {".", ".."}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UrlTemplate:
     """An address of HTTP. Where it leads, nobody but the operator says: placeholders are in path and query only.
 
@@ -29,6 +29,9 @@ class UrlTemplate:
     port: int
     pieces: tuple[str, ...]
     in_path: frozenset[str]
+
+    def __repr__(self) -> str:
+        return repr(self.text)
 
     @property
     def names(self) -> tuple[str, ...]:

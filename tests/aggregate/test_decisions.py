@@ -1,15 +1,13 @@
-"""What is decided without clock and I/O: backoff, budget, what is kept, percentiles, Retry-After."""
+"""What is decided without clock and I/O: backoff, budget, what is kept, percentiles."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.aggregate.kept_values import KeptValues
 from app.aggregate.latencies import Latencies
 from app.aggregate.retries import RetryBudget, backoff, may_pass
-from app.http.retry_after import parse_retry_after
 
 # -- retries -----------------------------------------------------------------------------------------------------------
 
@@ -97,31 +95,3 @@ def test_percentiles_are_of_the_last_calls() -> None:
         latencies.add(float(value))
     assert latencies.percentile(0.5) == 10_000 - 512 + 255
     assert latencies.percentile(0.99) == 10_000 - 6
-
-
-# -- Retry-After -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("field", "seconds"),
-    [
-        ("0", 0),
-        (" 120 ", 120),
-        ("9" * 400, 1e9),
-        ("Thu, 01 Jan 1970 00:01:40 GMT", 40),
-        ("Thu, 01 Jan 1970 00:00:40 GMT", 0),
-        ("", None),
-        ("-1", None),
-        ("1.5", None),
-        ("soon", None),
-        ("１２", None),
-    ],
-)
-def test_how_long_to_wait(field: str, seconds: float | None) -> None:
-    assert parse_retry_after(field, 60) == seconds
-
-
-@given(field=st.text(max_size=40))
-def test_whatever_it_says_is_read(field: str) -> None:
-    seconds = parse_retry_after(field, 60)
-    assert seconds is None or seconds >= 0
