@@ -37,16 +37,14 @@ class Connections:
 
         *Cancellation*: closes the connection.
         """
-        connection = await self._take(request.url.origin)
+        idle = await self._take(request.url.origin)
+        connection = idle or self._make(request.url.origin)
         try:
-            response = None
-            if connection is not None:
-                try:
-                    response = await connection.handle_async_request(request)
-                except (httpcore.NetworkError, httpcore.RemoteProtocolError):
-                    if not again:
-                        raise
-            if connection is None or response is None:
+            try:
+                response = await connection.handle_async_request(request)
+            except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+                if idle is None or not again:
+                    raise
                 connection = self._make(request.url.origin)
                 response = await connection.handle_async_request(request)
             try:
@@ -55,8 +53,7 @@ class Connections:
                 with trio.CancelScope(shield=True):  # what is open is closed, which takes no time
                     await response.aclose()
         finally:
-            if connection is not None:
-                await self._give_back(connection)
+            await self._give_back(connection)
 
     async def close(self) -> None:
         while self._idle:

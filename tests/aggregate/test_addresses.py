@@ -249,6 +249,49 @@ async def test_the_first_address_that_answers_is_taken(autojump_clock: object) -
     assert closed == []
 
 
+class Closing(httpcore.AsyncNetworkStream):
+    """closed: those that were."""
+
+    def __init__(self, address: str, closed: list[str]) -> None:
+        self.address, self._closed = address, closed
+
+    async def aclose(self) -> None:
+        self._closed.append(self.address)
+        await trio.lowlevel.checkpoint()
+
+
+async def resolve_two(_: str, __: int) -> list[str]:
+    await trio.lowlevel.checkpoint()
+    return ["1.1.1.1", "1.1.1.2"]
+
+
+async def test_of_two_that_answer_at_once_one_is_closed() -> None:
+    closed: list[str] = []
+    both = trio.Event()
+
+    async def connect(address: str, _: int) -> httpcore.AsyncNetworkStream:
+        if address == "1.1.1.2":
+            both.set()
+        await both.wait()
+        return Closing(address, closed)
+
+    stream: Any = await CheckedNetwork(None, resolve_two, connect).connect_tcp("far.example", 80)
+    assert {stream._stream.address, *closed} == {"1.1.1.1", "1.1.1.2"}
+
+
+async def test_who_leaves_while_a_connection_comes_about_closes_it() -> None:
+    closed: list[str] = []
+
+    async def connect(address: str, _: int) -> httpcore.AsyncNetworkStream:
+        scope.cancel()
+        return Closing(address, closed)
+
+    with trio.CancelScope() as scope:
+        await CheckedNetwork(None, resolve_two, connect).connect_tcp("far.example", 80)
+    assert scope.cancelled_caught
+    assert closed == ["1.1.1.1"]
+
+
 async def test_where_no_address_answers_all_reasons_are_told() -> None:
     async def connect(address: str, _: int) -> httpcore.AsyncNetworkStream:
         await trio.lowlevel.checkpoint()

@@ -153,6 +153,26 @@ async def test_a_hedge_stands_in_for_a_call_that_fails(tmp_path: Path) -> None:
         assert (await source(all))["value"] == 2
 
 
+async def test_where_both_fail_that_is_told(tmp_path: Path) -> None:
+    second = trio.Event()
+
+    async def behave(exchange: Exchange) -> None:
+        if exchange.number == 2:
+            second.set()
+        await second.wait()
+        await exchange.answer(status=500)
+
+    async with upstream(behave) as server, views(tmp_path, one_source(server.url, "hedge_after = '20ms'")) as all:
+        told = await source(all)
+        assert (told["reason"], told["attempts"]) == ("status 500", 2)
+
+
+async def test_without_time_there_is_no_call(tmp_path: Path) -> None:
+    async with upstream(answering(1)) as server, views(tmp_path, one_source(server.url, "hedge_after = '1s'")) as all:
+        told = (await answer(all, seconds=0.0))["sources"]["s"]
+        assert (told["reason"], told["attempts"], server.opened) == ("timeout", 0, 0)
+
+
 # -- the breaker -------------------------------------------------------------------------------------------------------
 
 
