@@ -55,7 +55,7 @@ class UrlTemplate:
             name = parts[place]
             value = values.get(name)
             if value is None:
-                raise BadRequest(f"{name}: is missing; {', '.join(self.names)}: needed here")
+                raise BadRequest(f"{name}: is missing, and this view needs it")
             if not value and name in self.in_path:
                 raise BadRequest(f"{name}: may not be empty")
             parts[place] = quote(value, safe="", errors="replace")
