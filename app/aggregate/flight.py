@@ -13,14 +13,15 @@ from app.aggregate.source import Inquiry, Source
 class Flight:
     """The calls of one view, from the moment it is begun.
 
-    inquiries: by the name of the source. waiting: requests that want to know.
+    inquiries: by the name of the source. deadline: theirs. waiting: requests that want to know.
 
     *Cancellation*: of `run`: ends all calls. Of who waits: harmless.
     """
 
-    def __init__(self, sources: Sequence[Source], inquiries: Mapping[str, Inquiry]) -> None:
+    def __init__(self, sources: Sequence[Source], inquiries: Mapping[str, Inquiry], deadline: float) -> None:
         self._sources = sources
         self._inquiries = inquiries
+        self._deadline = deadline
         self._settled: list[Settled] = []
         self._news = trio.Event()
         self._error: Exception | None = None
@@ -28,10 +29,10 @@ class Flight:
         self._over = trio.Event()
         self.waiting = 0
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether there is nothing more to wait for."""
-        return self._error is not None or len(self._settled) == len(self._sources)
+    def serves(self, until: float) -> bool:
+        """Whether there still is something to wait for, and its calls have time until then."""
+        is_settled = self._error is not None or len(self._settled) == len(self._sources)
+        return not is_settled and self._deadline >= until
 
     async def run(self) -> None:
         """Returns when all is settled. What goes wrong is raised to each who waits, and not here."""

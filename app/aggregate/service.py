@@ -22,6 +22,9 @@ from app.errors import SluiceError, UnknownView
 # Of the time that is left, this much is kept for telling what there is.
 _LAST_WORDS_SECONDS, _LAST_WORDS_SHARE = 0.05, 0.1
 
+# Of a view's time, what calls must have left so that another request may share them.
+_LEAST_SHARE = 0.5
+
 type MakeUpstream = Callable[[SourceSettings, Hosts], Upstream]
 
 
@@ -99,15 +102,9 @@ class Aggregate:
         targets = [source.settings.url.fill(request.parameters) for source in view.sources]
         until = trio.current_time() + min(view.settings.deadline, _without_last_words(request.seconds))
         key = (request.view, *targets)
-        shared = view.settings.single_flight
-        flight = self._shared.get(key) if shared else None
-        if flight is None or flight.is_settled:
-            deadline = trio.current_time() + view.settings.deadline if shared else until
-            flight = _flight(view, targets, request.fields, deadline)
-            self._nursery.start_soon(flight.run)
-            self._flights += 1
-            if shared:
-                self._shared[key] = flight
+        flight = self._shared.get(key)
+        if flight is None or not flight.serves(until - view.settings.deadline * _LEAST_SHARE):
+            flight = self._begin(view, key, request.fields, until)
         flight.waiting += 1
         self._requests += 1
         try:
@@ -120,6 +117,17 @@ class Aggregate:
                 if self._shared.get(key) is flight:
                     del self._shared[key]
                 await flight.end()
+
+    def _begin(self, view: View, key: tuple[str, ...], fields: Fields, until: float) -> Flight:
+        """Its calls are shared, if the view says so, from now on."""
+        shared = view.settings.single_flight
+        deadline = trio.current_time() + view.settings.deadline if shared else until
+        flight = _flight(view, key[1:], fields, deadline)
+        self._nursery.start_soon(flight.run)
+        self._flights += 1
+        if shared:
+            self._shared[key] = flight
+        return flight
 
     async def answer(self, request: Request) -> bytes:
         """All of a view, as JSON.
@@ -176,4 +184,4 @@ def _flight(view: View, targets: Sequence[str], fields: Fields, deadline: float)
         source.name: Inquiry(target, fields, deadline, now, f"{view.settings.name} {source.name} {target}")
         for source, target in zip(view.sources, targets, strict=True)
     }
-    return Flight(view.sources, inquiries)
+    return Flight(view.sources, inquiries, deadline)

@@ -272,7 +272,8 @@ async def test_of_two_that_answer_at_once_one_is_closed() -> None:
     async def connect(address: str, _: int) -> httpcore.AsyncNetworkStream:
         if address == "1.1.1.2":
             both.set()
-        await both.wait()
+        with trio.CancelScope(shield=True):  # the loser stands before it can be told
+            await both.wait()
         return Closing(address, closed)
 
     stream: Any = await CheckedNetwork(None, resolve_two, connect).connect_tcp("far.example", 80)

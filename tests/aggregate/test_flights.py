@@ -93,6 +93,27 @@ async def test_who_comes_when_all_is_settled_begins_anew(tmp_path: Path) -> None
         assert aggregate.statistics().flights == 0
 
 
+async def test_calls_that_have_little_time_left_are_not_shared(tmp_path: Path, mock_clock: MockClock) -> None:
+    gated, found = Gated(), list[Any]()
+    text = one_source("{}", view=["deadline = 10", *_SHARED])
+    async with (
+        upstream(gated) as server,
+        views(tmp_path, text.replace("{}", server.url)) as aggregate,
+        trio.open_nursery() as nursery,
+    ):
+        for seconds, calls in ((0, 1), (4, 1), (2, 2), (3, 2)):
+            mock_clock.jump(seconds)
+            nursery.start_soon(ask_into, found, aggregate)
+            await server.settle()
+            await server.wait_frozen(lambda calls=calls: len(server.asked) == calls)
+        assert aggregate.statistics().requests == 4
+        mock_clock.jump(1.5)  # the first two are late
+        await server.wait_frozen(lambda: len(found) == 2)
+        gated.go.set()
+        await server.wait_frozen(lambda: len(found) == 4)
+    assert [each.get("value", each.get("reason")) for each in found] == ["timeout", "timeout", 2, 2]
+
+
 async def test_who_has_less_time_leaves_the_others_alone(tmp_path: Path) -> None:
     gated, found = Gated(), list[Any]()
     async with (
