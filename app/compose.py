@@ -9,6 +9,8 @@ from functools import partial
 
 import trio
 
+from app.aggregate.routes import aggregate_route
+from app.aggregate.service import Aggregate, open_aggregate
 from app.compute.bodies import Bodies
 from app.compute.engine import Call
 from app.compute.local import open_local_engine
@@ -65,6 +67,7 @@ class House:
     stores: Stores
     transforms: Transforms
     compute: Compute
+    aggregate: Aggregate
     jobs: Jobs[Call]
     keys: IdempotencyKeys
 
@@ -97,6 +100,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
     async with (
         open_stores(settings) as stores,
         open_transforms(settings) as transforms,
+        open_aggregate(settings.aggregate) as aggregate,
         open_local_engine(settings.compute, settings.tasks.modules) as engine,
         open_instances(stores.database) as instances,
     ):
@@ -115,7 +119,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
             revive=_call,
             grace=settings.compute.grace,
         ) as jobs:
-            yield House(stores, transforms, compute, jobs, keys)
+            yield House(stores, transforms, compute, aggregate, jobs, keys)
 
 
 def _call(task: str, arguments: bytes) -> Call:
@@ -150,6 +154,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         short_routes = [
             report_route(house.stores.reports, transforming(house.transforms)),
             list_route(Listing(house.stores.database)),
+            aggregate_route(house.aggregate, settings.server.request_deadline),
         ]
         posts = [process_route(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline))]
         # In the background: a large folder takes its time, and nobody has to wait for that.

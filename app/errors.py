@@ -81,6 +81,10 @@ class UnknownTask(NotFound):
     name, title = "unknown-task", "Unknown task"
 
 
+class UnknownView(NotFound):
+    name, title = "unknown-view", "Unknown view"
+
+
 class JobNotFound(NotFound):
     name, title = "job-not-found", "Job not found"
 
@@ -228,6 +232,21 @@ class QueryFailed(SluiceError):
 
 class DuplicateKey(QueryFailed):
     """There is a row with that key already."""
+
+
+# -- others' -----------------------------------------------------------------------------------------------------------
+
+
+class UpstreamFailed(SluiceError):
+    """A source that a view requires failed. members: ``sources``, what came of each."""
+
+    name, status, title = "upstream-failed", 502, "Upstream failed"
+
+
+class UpstreamTooLate(SluiceError):
+    """Likewise, because there was no time left."""
+
+    name, status, title = "upstream-timeout", 504, "Upstream too late"
 
 
 # -- overloaded, away or too late --------------------------------------------------------------------------------------

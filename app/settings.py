@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -18,14 +17,11 @@ from typing import Literal
 
 from dotenv.parser import parse_stream
 
+from app.config.aggregate import AggregateSettings
+from app.config.quantities import MOST_SECONDS, parse_bytes, parse_quantity, parse_seconds
 from app.config_file import TaskSettings, read_config_file
 from app.errors import StartError
 
-_DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-# A year: what is longer is a mistake, and at some length no clock can count it.
-_MOST_SECONDS = 365 * 24 * 3600
-_BYTES = {"": 1.0, "B": 1.0} | {f"{prefix}iB": 1024.0**power for power, prefix in enumerate("KMGT", 1)}
-_QUANTITY = re.compile(r"\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)\s*")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _MASK = "********"
 
@@ -128,6 +124,7 @@ class Settings:
     threads: ThreadSettings
     compute: ComputeSettings
     tasks: TaskSettings
+    aggregate: AggregateSettings
     jobs: JobSettings
     transforms: TransformSettings
 
@@ -154,7 +151,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
     Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
     Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
-    Variable("SLUICE_CONFIG", "TOML file: modules with tasks", ""),
+    Variable("SLUICE_CONFIG", "TOML file: modules with tasks, and views of several sources", ""),
     Variable("SLUICE_KEEP_VERSIONS", "versions of a report that are kept, the newest included", "5"),
     Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
     Variable(
@@ -228,12 +225,6 @@ def describe(settings: Settings) -> list[str]:
     ]
 
 
-def parse_bytes(text: str) -> int | None:
-    """Bytes, from a number with an optional unit (``B KiB MiB GiB TiB``); None where it is no such thing."""
-    size = _quantity(text, _BYTES)
-    return None if size is None else int(size)
-
-
 class _Reader:
     """One pass over an environment: values by name, mistakes collected rather than raised."""
 
@@ -262,7 +253,7 @@ class _Reader:
             drain_timeout=self._seconds("SLUICE_DRAIN_TIMEOUT", may_be_zero=True),
         )
         data = Path(self._text("SLUICE_DATA_DIR"))
-        config = read_config_file(self._given.get("SLUICE_CONFIG"))
+        config = read_config_file(self._given.get("SLUICE_CONFIG"), self._given)
         self._mistakes += config.mistakes
         reports = self._given.get("SLUICE_REPORTS_DIR")
         settings = Settings(
@@ -283,6 +274,7 @@ class _Reader:
                 max_body=self._bytes("SLUICE_MAX_TASK_BODY", 1, 1024**3),
             ),
             tasks=config.tasks,
+            aggregate=config.aggregate,
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
         )
@@ -339,7 +331,7 @@ class _Reader:
 
     def _number(self, name: str, least: float, most: float) -> float:
         name, text = self._named(name)
-        number = _quantity(text, {"": 1.0})
+        number = parse_quantity(text, {"": 1.0})
         if number is not None and least <= number <= most:
             return number
         return self._refuse(name, text, f"a number from {least:g} to {most:g}", least)
@@ -357,20 +349,12 @@ class _Reader:
 
     def _seconds(self, name: str, *, may_be_zero: bool = False) -> float:
         name, text = self._named(name)
-        seconds = _quantity(text, _DURATIONS)
-        if seconds is not None and (seconds > 0 or may_be_zero) and seconds <= _MOST_SECONDS:
+        seconds = parse_seconds(text)
+        if seconds is not None and (seconds > 0 or may_be_zero) and seconds <= MOST_SECONDS:
             return seconds
         what = "a time of 0 or more" if may_be_zero else "a time above 0"
-        return self._refuse(name, text, f"{what}, up to {_MOST_SECONDS // 3600} h, such as 30, 30s, 500ms or 2min", 0.0)
+        return self._refuse(name, text, f"{what}, up to {MOST_SECONDS // 3600} h, such as 30, 30s, 500ms or 2min", 0.0)
 
     def _refuse[T](self, name: str, text: str, allowed: str, stand_in: T) -> T:
         self._mistakes.append(f"{name}: {text!r} is not allowed: {allowed}")
         return stand_in
-
-
-def _quantity(text: str, units: Mapping[str, float]) -> float | None:
-    match = _QUANTITY.fullmatch(text)
-    if match is None or match["unit"] not in units:
-        return None
-    value = float(match["number"]) * units[match["unit"]]
-    return value if math.isfinite(value) else None

@@ -61,8 +61,8 @@ def test_where_the_toml_is_wrong_is_told(path: Path) -> None:
     ("content", "told"),
     [
         ("[task]\n", "task: is not known; did you mean tasks?"),
-        ("[aggregate]\n", "aggregate: is not known; known: tasks"),
-        ("module = 3\n", "module: is not known; known: tasks"),
+        ("[live]\n", "live: is not known; known: tasks, aggregate"),
+        ("module = 3\n", "module: is not known; known: tasks, aggregate"),
         ("[tasks]\nmodule = []\n", "tasks.module: is not known; did you mean tasks.modules?"),
         ("tasks = 3\n", "tasks: 3 is not allowed: a table, [tasks]"),
         ("[[tasks]]\n", "tasks: [{}] is not allowed: a table, [tasks]"),

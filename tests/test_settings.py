@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from app.config.quantities import parse_bytes
 from app.errors import StartError
-from app.settings import VARIABLES, Settings, Variable, describe, load_settings, parse_bytes, read_environment
+from app.settings import VARIABLES, Settings, Variable, describe, load_settings, read_environment
 
 MYSQL = {"DB_HOST": "db", "DB_USER": "sluice", "DB_NAME": "reports"}
 CONFIG = str(Path(__file__).parent / "compute" / "sluice.toml")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from app import __version__
+from app.config.quantities import parse_bytes
 from app.errors import SluiceError
 from app.http.media import is_media_type
-from app.settings import load_settings, parse_bytes
+from app.settings import load_settings
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -17,18 +17,30 @@ type Reason = Literal["disconnected", "deadline", "shutdown"]
 class RequestScope:
     """One request, from its first byte to its last.
 
-    id: its request id. trace_id: the trace that it belongs to, or None.
+    id: its request id. trace_id: the trace that it belongs to, or None. traceparent: what names it to whom it calls.
     scope: what ends all that the request started; its own, unless one is given.
     reason: why the request was cancelled; None while it was not.
 
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
     """
 
-    __slots__ = ("_lasts", "_moving", "_resources", "_seconds", "_timeouts", "id", "reason", "scope", "trace_id")
+    __slots__ = (
+        "_lasts",
+        "_moving",
+        "_resources",
+        "_seconds",
+        "_timeouts",
+        "id",
+        "reason",
+        "scope",
+        "trace_id",
+        "traceparent",
+    )
 
     def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
         self.id = id
         self.trace_id = trace_id
+        self.traceparent: str | None = None
         self.scope = trio.CancelScope() if scope is None else scope
         self.reason: Reason | None = None
         self._resources: ExitStack | None = None

@@ -93,6 +93,8 @@ class Exchange:
         self.request = RequestScope(
             request_id(given.get(b"x-request-id")), None if trace is None else trace.trace_id, borrowed
         )
+        if trace is not None:
+            self.request.traceparent = trace.traceparent
         self.status: int | None = None
         self.started: bool = False
         self.finishing: bool = False

@@ -13,8 +13,9 @@ from quart import Blueprint, Quart, Response, current_app, request
 from app import __doc__ as summary
 from app import __version__
 
-# What the examples fill in for the parameters of a route; there is a job for whoever begins one.
-_EXAMPLES = {"user_id": "test-user", "job_id": "ID"}
+# What the examples fill in for the parameters of a route; there is a job for whoever begins one, and a view for
+# whoever configures one.
+_EXAMPLES = {"user_id": "test-user", "job_id": "ID", "view": "VIEW"}
 # What the commands of routes that change something add, by path or method.
 _OPTIONS = {
     "/api/process": """-H 'Content-Type: application/json' -d '{"task": "sum-sqrt"}' """,

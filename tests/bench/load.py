@@ -28,6 +28,7 @@ from tests.bench.client import (
     ready,
 )
 from tests.bench.sending import get, posting, put, transform
+from tests.bench.steady import steady
 
 _OPENED_AT_ONCE = 100
 _SLOW_RATE = 1e6  # bytes a second
@@ -151,6 +152,7 @@ KINDS: dict[str, Callable[[argparse.Namespace, Ending], dict[str, Any]]] = {
     "posting": posting,
     "put": put,
     "get": get,
+    "steady": steady,
 }
 
 
@@ -161,7 +163,7 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="to stop after, where a load has no end of its own")
-    parser.add_argument("--rate", type=float, help="bytes a second of each slow reader")
+    parser.add_argument("--rate", type=float, help="of each connection: bytes a second, or requests")
     parser.add_argument("--file", type=Path, help="what is sent")
     parser.add_argument("--type", help="its media type")
     parser.add_argument("--repeat", type=int, default=1, help="how often, in one body")

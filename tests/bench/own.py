@@ -5,14 +5,25 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests import processes
-from tests.bench.peer import COMPUTE_WORKERS, IO_THREADS, ServerPeer
+from tests.bench.peer import COMPUTE_WORKERS, IO_THREADS, SOURCES, Server, ServerPeer
+from tests.bench.process_group import has_ended, process_group, tail
+from tests.mariadb import free_port
 
 GRACE_MS = 1000  # of a task that is told to end
 TASKS = "tests.bench.peers.tasks"
 
+VIEW = "bench"
+SOURCES_OF_VIEW = 3
+
+_SOURCE_SECONDS = 0.02  # that each of them takes
+_START_SECONDS = 20
 _MAX_UPLOAD = "1TiB"  # 10 GB in one body are more than the default
 
 
@@ -104,6 +115,42 @@ class SluiceCompute(SluiceEmbedded):
             "SLUICE_TASK_GRACE": f"{GRACE_MS}ms",
         }
         return super().environment(port) | given
+
+
+class SluiceAggregate(SluiceEmbedded):
+    """Sluice with a view of sources on this machine, each of them slow."""
+
+    name = "sluice-aggregate"
+    title = "Sluice"
+
+    @contextmanager
+    def running(self) -> Generator[Server]:
+        """With its sources."""
+        self._ports = [free_port() for _ in range(SOURCES_OF_VIEW)]
+        log = self.ground.folder / f"sources-{time.monotonic_ns()}.log"
+        command = [processes.PYTHON, str(SOURCES / "slow_sources.py"), str(_SOURCE_SECONDS), *map(str, self._ports)]
+        with log.open("wb") as output, process_group(command, self.ground.folder, output) as sources:
+            deadline = time.monotonic() + _START_SECONDS
+            while not all(map(_listens, self._ports)):
+                if has_ended(sources) or time.monotonic() > deadline:
+                    raise RuntimeError(f"the sources did not start:\n{tail(log)}")
+                time.sleep(0.05)
+            with super().running() as server:
+                yield server
+
+    def environment(self, port: int) -> dict[str, str]:
+        configuration = self.ground.folder / "aggregate.toml"
+        lines = [f"[aggregate.{VIEW}]"]
+        for number, source in enumerate(self._ports):
+            lines += [f"[aggregate.{VIEW}.sources.s{number}]", f'url = "http://127.0.0.1:{source}/{{id}}"']
+            lines += ["allow_private = true", "breaker = {}", "retries = 1"]
+        configuration.write_text("\n".join(lines))
+        return super().environment(port) | {"SLUICE_CONFIG": str(configuration)}
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def own_versions(*names: str) -> dict[str, str]:

@@ -6,7 +6,15 @@ from typing import Any
 
 from tests.bench.node_peers import Express, ExpressPiscina
 from tests.bench.others import FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
-from tests.bench.own import Sluice, SluiceCompute, SluiceEmbedded, SluiceListing, SluiceRaw, SluiceRoute
+from tests.bench.own import (
+    Sluice,
+    SluiceAggregate,
+    SluiceCompute,
+    SluiceEmbedded,
+    SluiceListing,
+    SluiceRaw,
+    SluiceRoute,
+)
 from tests.bench.peer import Peer
 from tests.bench.tools import CopyAndHash, Miller, NodePipeline, SluiceCommand
 
@@ -27,6 +35,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
         SluiceRoute,
         SluiceListing,
         SluiceCompute,
+        SluiceAggregate,
         NodePipeline,
         Miller,
         CopyAndHash,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.bench.aggregate import AGGREGATE
 from tests.bench.beside import IDLE, SLOW_READERS
 from tests.bench.beside_streams import BESIDE_CSV, BESIDE_UPPER
 from tests.bench.compute import BESIDE_COMPUTE, BESIDE_JSON, COMPUTE_SUM, COMPUTE_TRIVIAL
@@ -37,6 +38,7 @@ WORKS: dict[str, Work[Any]] = {
         BESIDE_COMPUTE,
         BESIDE_JSON,
         COMPUTE_LEAVE,
+        AGGREGATE,
         MEMORY,
         RECORDS_MEMORY,
     )

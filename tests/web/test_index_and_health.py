@@ -30,6 +30,7 @@ from tests.processes import SluiceProcess, run, running
 
 _ROUTES = {
     "/",
+    "/api/aggregate/{view}",
     "/api/jobs/{job_id}",
     "/api/jobs/{job_id}/events",
     "/api/jobs/{job_id}/result",
@@ -73,7 +74,8 @@ def test_every_route_is_listed_with_a_command_that_works(server: SluiceProcess) 
     assert len(commands) == len(_ROUTES) + 3  # a report can also be put, and deleted, as can a job
     for command in sorted(commands, key=lambda command: ("-X PUT" in command, "-X DELETE" in command)):
         done = subprocess.run(shlex.split(command), capture_output=True, timeout=60, check=True)
-        expected = b"HTTP/1.1 404" if "/api/jobs/ID" in command else b"HTTP/1.1 20"  # there is none yet
+        there_is_none = "/api/jobs/ID" in command or "/api/aggregate/VIEW" in command
+        expected = b"HTTP/1.1 404" if there_is_none else b"HTTP/1.1 20"
         assert done.stdout.startswith(expected), command
 
 

@@ -1,0 +1,170 @@
+"""One call to an upstream, by httpcore: what comes of it is a value."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass
+
+import httpcore
+import trio
+
+from app.aggregate.connections import Connections
+from app.aggregate.hosts import MOST_PER_HOST, HostBusy, Hosts
+from app.aggregate.json_values import NoMatch, NotJson, json_value
+from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved
+from app.aggregate.redirects import MOST_REDIRECTS, REDIRECTS, Fields, fields_for, follow
+from app.aggregate.retries import may_pass
+from app.config.aggregate import IDEMPOTENT, SourceSettings
+from app.http.retry_after import parse_retry_after
+
+# A body that nobody wants is read, so that its connection stays, where it is small and there.
+_DRAINED_BYTES = 16 * 1024
+_DRAIN_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """reason: in a word, for the client. blames: whether it is the upstream's fault; None where it says nothing of it.
+
+    may_pass: whether another try makes sense; retry_after: in so many seconds.
+    """
+
+    reason: str
+    blames: bool | None = None
+    may_pass: bool = False
+    retry_after: float | None = None
+
+
+# Of what is raised on the way the first kind that it is.
+_RAISED: dict[type[Exception], Failure] = {
+    HostBusy: Failure("overloaded"),
+    ForbiddenAddress: Failure("forbidden-address"),
+    Unresolved: Failure("unresolved", blames=True, may_pass=True),
+    Unreachable: Failure("refused", blames=True, may_pass=True),
+    httpcore.ConnectError: Failure("tls", blames=True),
+    httpcore.NetworkError: Failure("cut", blames=True, may_pass=True),
+    httpcore.RemoteProtocolError: Failure("cut", blames=True, may_pass=True),
+}
+
+
+class Upstream:
+    """What a source calls. Its connections are its own, so that what one source may call, no other reaches by them.
+
+    hosts: whose permits each call takes. network, tls: what to connect with.
+
+    Bound: of a body ``max_bytes`` and what one read brings; `MOST_PER_HOST` idle connections.
+    """
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        hosts: Hosts,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        url, names = settings.url, {header.name for header in settings.headers}
+        self._settings = settings
+        self._hosts = hosts
+        network = network or CheckedNetwork(url.host if settings.allow_private else None)
+        self._connections = Connections(network, tls, MOST_PER_HOST)
+        self._method, self._scheme, self._host = settings.method, url.scheme, url.host
+        self._fields: Fields = (
+            (b"host", url.authority.encode()),
+            (b"accept", b"application/json"),
+            # What is compressed may become any size.
+            (b"accept-encoding", b"identity"),
+            *(() if "user-agent" in names else ((b"user-agent", b"sluice"),)),
+            *((header.name.encode(), header.value.encode("latin-1")) for header in settings.headers),
+            *(() if settings.method in {"GET", "DELETE"} else ((b"content-length", b"0"),)),
+        )
+
+    async def call(self, target: str, fields: Fields) -> bytes | Failure:
+        """Calls for ``target`` and gives the value, or why there is none.
+
+        fields: in addition to the source's own. *Cancellation*: closes the call's connection.
+        """
+        url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._settings.url.port, target=target)
+        fields = (*self._fields, *fields)
+        try:
+            for _ in range(MOST_REDIRECTS + 1):
+                found = await self._exchange(url, fields)
+                if not isinstance(found, httpcore.URL):
+                    return found
+                fields = fields_for(fields, url, found)
+                url = found
+        except tuple(_RAISED) as error:
+            return next(failure for kind, failure in _RAISED.items() if isinstance(error, kind))
+        return Failure("too-many-redirects", blames=False)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    async def _exchange(self, url: httpcore.URL, fields: Fields) -> bytes | Failure | httpcore.URL:
+        """The value, why there is none, or where to ask instead."""
+        host = f"{url.host.decode()}:{url.origin.port}"
+        request = httpcore.Request(self._method, url, headers=fields)
+        again = self._method in IDEMPOTENT
+        async with self._hosts.permit(host), self._connections.response(request, again=again) as response:
+            if 200 <= response.status < 300:
+                return await self._value(response)
+            location = _fields_of(response).get(b"location")
+            if response.status in REDIRECTS and self._method == "GET" and location is not None:
+                return follow(url, location) or Failure("bad-redirect", blames=False)
+            await _drain(response)
+            return self._refusal(response)
+
+    async def _value(self, response: httpcore.Response) -> bytes | Failure:
+        if response.status in {204, 205}:
+            return b"null"
+        fields, most = _fields_of(response), self._settings.max_bytes
+        if not _may_be_json(fields):
+            return Failure("not-json", blames=False)
+        length = fields.get(b"content-length", b"")
+        body = None if length.isdigit() and int(length) > most else await _read(response, most)
+        return Failure("too-large", blames=False) if body is None else self._cut_out(body)
+
+    def _cut_out(self, body: bytearray) -> bytes | Failure:
+        try:
+            return json_value(body, self._settings.select)
+        except NotJson:
+            return Failure("not-json", blames=False)
+        except NoMatch:
+            return Failure("no-match", blames=False)
+
+    def _refusal(self, response: httpcore.Response) -> Failure:
+        said = _fields_of(response).get(b"retry-after")
+        retry_after = None if said is None else parse_retry_after(said.decode("latin-1"), time.time())
+        breaker = self._settings.breaker
+        blames = response.status >= 500 if breaker is None else breaker.counts(response.status)
+        return Failure(f"status {response.status}", blames, may_pass(response.status), retry_after)
+
+
+def _fields_of(response: httpcore.Response) -> dict[bytes, bytes]:
+    return {name.lower(): value.strip() for name, value in response.headers}
+
+
+def _may_be_json(fields: dict[bytes, bytes]) -> bool:
+    """What does not say what it is may be."""
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        return False
+    essence = fields.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    return essence == b"application/json" or essence.endswith(b"+json")
+
+
+async def _read(response: httpcore.Response, most: int) -> bytearray | None:
+    """The body; None where it is larger, and then its connection is closed."""
+    body = bytearray()
+    with trio.CancelScope() as scope:
+        async for part in response.aiter_stream():
+            if len(body) + len(part) > most:
+                # Cancelled where it reads next, all of httpcore ends in order; left, its generators would not.
+                scope.cancel()
+            else:
+                body += part
+    return None if scope.cancel_called else body
+
+
+async def _drain(response: httpcore.Response) -> None:
+    with trio.move_on_after(_DRAIN_SECONDS):
+        await _read(response, _DRAINED_BYTES)

@@ -1,0 +1,1 @@
+"""What the settings are read with: quantities, and the tables of the TOML file."""
