@@ -9,10 +9,10 @@ import signal
 
 from app.flow.process_start import SIGNALS_OF_THE_SERVER
 
-# What each copy would load by itself before its first call.
-for _name in ("_trio_parallel_workers", "multiprocessing.popen_forkserver", "pkgutil"):
-    importlib.import_module(_name)
-
 for _signal in SIGNALS_OF_THE_SERVER:
     signal.signal(_signal, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_THE_SERVER)
+
+# What each copy would load by itself before its first call.
+for _name in ("_trio_parallel_workers", "multiprocessing.popen_forkserver", "pkgutil"):
+    importlib.import_module(_name)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
@@ -136,6 +136,7 @@ def preload(*modules: str) -> None:
     multiprocessing.set_forkserver_preload(
         ["__main__", "app.flow.fork_server", "app.flow.process_start", *modules, "app.flow.preloaded"]
     )
+    resource_tracker.ensure_running()  # which the next one needs, and which would let the signals through again
     # Until it has said so itself, it does not hear signals that are for the server.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_OF_THE_SERVER)
     try:
