@@ -21,7 +21,7 @@ from app.compute.run import Run, Submission
 from app.compute.worker import Orders
 from app.compute.workers import Worker
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
-from app.flow.processes import ProcessPool, open_processes, usable_cpus
+from app.flow.processes import ProcessPool, open_processes, spare_cpus
 from app.settings import ComputeSettings
 
 _log = structlog.get_logger()
@@ -40,7 +40,7 @@ async def open_local_engine(settings: ComputeSettings, modules: Sequence[str]) -
 
     modules: of tasks, beside those that are built in or installed.
     """
-    workers = settings.workers or max(1, usable_cpus() - 1)
+    workers = settings.workers or spare_cpus()
     # Twice as many: a worker that is to be replaced works on until the next one is there.
     async with open_processes("compute", 2 * workers, one_call=True) as pool, trio.open_nursery() as nursery:
         engine = LocalEngine(settings, workers, pool, modules, nursery)
@@ -116,11 +116,11 @@ class LocalEngine:
         self._closed = True
         for run in list(self._accepted):
             if self._withdraw(run):
-                self._end(run, ShuttingDown("the server is shutting down"))
+                self._end(run, _closing())
 
     def _accept(self, call: Call) -> Run:
         if self._closed:
-            raise ShuttingDown("the server is shutting down")
+            raise _closing()
         if len(self._accepted) >= self._size + self._most_waiting:
             wait = self._means.wait(len(self._accepted), self._size)
             raise Overloaded(f"{self._most_waiting} tasks wait already, and no more may", retry_after=wait)
@@ -179,7 +179,7 @@ class LocalEngine:
 
     def _take_back(self, worker: Worker) -> list[Run]:
         """The calls that ``worker`` has been sent and has not begun; they are nowhere then."""
-        numbers = {start.number for start, _ in worker.pipes.take_back()}
+        numbers = worker.pipes.take_back()
         back = [run for run in worker.runs if run.number in numbers]
         for run in back:
             worker.runs.remove(run)
@@ -345,11 +345,15 @@ class LocalEngine:
         back = self._take_back(worker)
         for run in worker.runs:
             del self._places[run]
-            self._end(run, ShuttingDown("the server is shutting down") if self._closed else crashed(worker.died))
+            self._end(run, _closing() if self._closed else crashed(worker.died))
         worker.pipes.close()
         if self._closed:
             for run in back:
-                self._end(run, ShuttingDown("the server is shutting down"))
+                self._end(run, _closing())
         else:
             self._queue.put_back(back)
             self._dispatch()
+
+
+def _closing() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down")

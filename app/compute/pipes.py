@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, suppress
 
 from app.compute.cells import make_cell
-from app.compute.messages import MOST_PACKET_BYTES, Frames, Message, Start, decode_start
+from app.compute.messages import MOST_PACKET_BYTES, Frames, Message, decode_start
 
 # Of most messages, several; the rest comes with the next look. Larger ones would each be given their memory anew.
 _READ_BYTES = 32 * 1024
@@ -44,12 +44,12 @@ class WorkerPipes:
         """*Errors*: BlockingIOError past the bound."""
         os.write(self._to_worker, packet)
 
-    def take_back(self) -> list[tuple[Start, bytes]]:
-        """The calls that have not begun, and now never do, with the packets that they were."""
-        taken: list[tuple[Start, bytes]] = []
+    def take_back(self) -> set[int]:
+        """The numbers of the calls that have not begun, and now never do."""
+        taken: set[int] = set()
         with suppress(BlockingIOError):
             while packet := os.read(self.calls, MOST_PACKET_BYTES):
-                taken.append((decode_start(packet), packet))
+                taken.add(decode_start(packet).number)
         return taken
 
     def read(self) -> list[Message] | None:

@@ -38,6 +38,11 @@ def usable_cpus() -> int:
     return cpus
 
 
+def spare_cpus() -> int:
+    """Of `usable_cpus`, all but the one that serves; at least one."""
+    return max(1, usable_cpus() - 1)
+
+
 class ProcessDied(Exception):
     """A process ended in the middle of a call: it crashed, or was killed by somebody else, such as the kernel that
     ran out of memory. Whether the call had its effect is unknown.
@@ -133,9 +138,7 @@ def preload(*modules: str) -> None:
 
     modules: they must start no thread, and open nothing: all processes would have that in common.
     """
-    multiprocessing.set_forkserver_preload(
-        ["__main__", "app.flow.fork_server", "app.flow.process_start", *modules, "app.flow.preloaded"]
-    )
+    multiprocessing.set_forkserver_preload(["__main__", "app.flow.fork_server", "app.flow.process_start", *modules])
     resource_tracker.ensure_running()  # which the next one needs, and which would let the signals through again
     # Until it has said so itself, it does not hear signals that are for the server.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_OF_THE_SERVER)

@@ -26,8 +26,15 @@ def problem(error: SluiceError, request_id: str) -> Problem:
     headers = [("content-type", MEDIA_TYPE), ("cache-control", "no-store"), *error.headers.items()]
     if error.retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
-    document = content_of(error) | {"request_id": request_id, "error": error.title, **error.members}
-    return Problem(error.status, tuple(headers), msgspec.json.encode(document))
+    return Problem(error.status, tuple(headers), document_of(content_of(error), request_id))
+
+
+def document_of(content: dict[str, object], request_id: str) -> bytes:
+    """The problem document that is the answer to a request. A member of ``content`` with one of its names stays."""
+    document = content.copy()
+    document.setdefault("request_id", request_id)
+    document.setdefault("error", content.get("title"))
+    return msgspec.json.encode(document)
 
 
 def content_of(error: SluiceError) -> dict[str, object]:

@@ -16,7 +16,7 @@ import trio
 from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage, closing_source, open_pipeline
-from app.flow.processes import ProcessPool, open_processes, usable_cpus
+from app.flow.processes import ProcessPool, open_processes, spare_cpus
 from app.flow.threads import ThreadPool
 from app.settings import Settings
 from app.transforms.chain import Progress, advance, feed, finish, is_done
@@ -45,7 +45,7 @@ _LONGEST_HELD_SECONDS = 0.5
 @asynccontextmanager
 async def open_transforms(settings: Settings) -> AsyncGenerator[Transforms]:
     """All the steps, and the threads and processes that they run in."""
-    size = settings.compute.workers or max(1, usable_cpus() - 1)
+    size = settings.compute.workers or spare_cpus()
     async with open_processes("transforms", size) as processes:
         most = settings.transforms.max_expansion
         yield Transforms(steps_by_name(most), ThreadPool("transforms", settings.threads.io), processes, most)

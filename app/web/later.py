@@ -14,7 +14,7 @@ from app.compute.service import Prepared
 from app.flow.request import current_request
 from app.http.answers import Answer, Fields
 from app.http.prefer import Preferences, preference_applied
-from app.http.problems import MEDIA_TYPE
+from app.http.problems import MEDIA_TYPE, document_of
 from app.jobs.job import Job, url_of
 from app.jobs.routes import job_answer
 from app.jobs.service import Jobs
@@ -75,9 +75,8 @@ class Later:
         where = _where(job, b"content-location", applied)
         if job.state != "succeeded":
             problem = msgspec.json.decode(job.error or b"{}")
-            problem |= {"request_id": current_request.get().id, "error": problem.get("title")}
             fields = ((b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *where)
-            return Answer(problem.get("status", 500), fields, msgspec.json.encode(problem))
+            return Answer(problem.get("status", 500), fields, document_of(problem, current_request.get().id))
         result = await self._jobs.result(job)
         if isinstance(result, bytes):
             return Answer(200, (_JSON, *where), b'{"result":%b}' % result)

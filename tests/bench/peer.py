@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.flow.processes import usable_cpus
+from app.flow.processes import spare_cpus
 from tests.bench.ground import Ground
 from tests.bench.process_group import has_ended, process_group, tail
 from tests.mariadb import free_port
 
 SOURCES = Path(__file__).parent / "peers"
 IO_THREADS = "8"  # for reading files, the same for each peer that has such a setting
-COMPUTE_WORKERS = max(1, usable_cpus() - 1)  # processes or threads that compute, the same for each peer that does
+COMPUTE_WORKERS = spare_cpus()  # processes or threads that compute, the same for each peer that does
 
 _START_SECONDS = 40
 
