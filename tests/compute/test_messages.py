@@ -20,6 +20,7 @@ from app.compute.messages import (
     Reported,
     Returned,
     Start,
+    Tired,
     decode_start,
     encode_start,
     frame,
@@ -30,7 +31,8 @@ from app.compute.run import Run
 NUMBERS = st.integers(0, 2**63 - 1)
 SECONDS = st.floats(allow_nan=False)
 MESSAGES = st.one_of(
-    st.builds(Ready),
+    st.builds(Ready, NUMBERS),
+    st.builds(Tired),
     st.builds(Reported, NUMBERS, SECONDS, st.none() | SECONDS, st.text()),
     st.builds(Returned, NUMBERS, SECONDS, st.binary(max_size=300)),
     st.builds(Failed, NUMBERS, SECONDS, st.text(), st.text(), st.binary(), st.text()),
