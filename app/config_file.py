@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+from app.live_config import LiveSettings, read_live
 
 _TABLES = {"tasks": ("modules",)}
 
@@ -24,6 +26,7 @@ class ConfigFile:
     """What the file says, and in ``mistakes``, a line each, what is wrong with it."""
 
     tasks: TaskSettings = TaskSettings()
+    live: LiveSettings = field(default_factory=LiveSettings)
     mistakes: tuple[str, ...] = ()
 
 
@@ -52,9 +55,11 @@ class _Reader:
         self._mistakes: list[str] = []
 
     def config(self) -> ConfigFile:
-        self._refuse_unknown(self._content, _TABLES, "")
+        self._refuse_unknown(self._content, (*_TABLES, "live"), "")
         tasks = TaskSettings(self._names("tasks", "modules"))
-        return ConfigFile(tasks, tuple(self._mistakes))
+        live, mistakes = read_live(self._content.get("live", {}))
+        self._mistakes += [f"{self._path}: {mistake}" for mistake in mistakes]
+        return ConfigFile(tasks=tasks, live=live, mistakes=tuple(self._mistakes))
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self._content.get(name, {})

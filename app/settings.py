@@ -20,6 +20,7 @@ from dotenv.parser import parse_stream
 
 from app.config_file import TaskSettings, read_config_file
 from app.errors import StartError
+from app.live_config import LiveSettings
 
 _DURATIONS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # A year: what is longer is a mistake, and at some length no clock can count it.
@@ -130,6 +131,7 @@ class Settings:
     tasks: TaskSettings
     jobs: JobSettings
     transforms: TransformSettings
+    live: LiveSettings
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
     Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
     Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
-    Variable("SLUICE_CONFIG", "TOML file: modules with tasks", ""),
+    Variable("SLUICE_CONFIG", "TOML file: modules with tasks, live topics", ""),
     Variable("SLUICE_KEEP_VERSIONS", "versions of a report that are kept, the newest included", "5"),
     Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
     Variable(
@@ -285,6 +287,7 @@ class _Reader:
             tasks=config.tasks,
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
+            live=config.live,
         )
         if self._mistakes:
             raise StartError(*self._mistakes)

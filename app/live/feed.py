@@ -1,0 +1,50 @@
+"""A subscription as server-sent events."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from app.flow.request import current_request
+from app.http.events import comment
+from app.live.service import Live
+from app.live.subscription import Position, Subscription, batches_of
+
+# After a shutdown another process may be there, but must not be met by all at once.
+_RETRY_LEAST_MS, _RETRY_MOST_MS = 1000, 3000
+_BEAT = comment("still there")
+
+
+@asynccontextmanager
+async def open_feed(live: Live, name: str, position: Position) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """The topic's events, until its client leaves or the server shuts down. What waits leaves in one piece.
+
+    Of the time limits only the one that its client has set counts, and the stall limit of each write.
+    """
+    async with live.subscribe(name, position) as subscription:
+        request = current_request.get()
+        request.begin_moving()
+        try:
+            async with aclosing(_chunks(subscription)) as chunks:
+                yield chunks
+        finally:
+            request.end_moving()
+
+
+async def _chunks(subscription: Subscription) -> AsyncGenerator[bytes]:
+    yield _retry()  # by which the client knows that whatever comes from now on reaches it
+    async with batches_of(subscription) as batches:
+        async for batch in batches:
+            match len(batch):
+                case 0:
+                    yield _BEAT
+                case 1:
+                    yield batch[0].sse
+                case _:
+                    yield b"".join([event.sse for event in batch])
+    yield _retry()
+
+
+def _retry() -> bytes:
+    return b"retry: %d\n\n" % random.randint(_RETRY_LEAST_MS, _RETRY_MOST_MS)  # noqa: S311 - spreads load

@@ -1,0 +1,133 @@
+"""One subscription: what its client missed, from the history, and then what comes, without loss or doubles between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from app.live.events import Event, EventId, gap, parse_id
+from app.live.hub import Ended, Hub, Subscriber, Topic
+from app.live.store import Store
+
+_PAGE_EVENTS = 64
+# Until the poll has seen what is only in the database yet.
+_PAUSE_SECONDS = 0.05
+
+type Batch = Sequence[Event]
+"""Events that leave together; none: a sign of life is due."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a subscription begins: behind the event of the id ``after``, which is a client's word; else with the oldest
+    event that is kept, or with the next one."""
+
+    after: str | None = None
+    beginning: bool = False
+
+
+class Subscription:
+    """batches: what is sent. ended: why it came to its end, once it has."""
+
+    def __init__(self, hub: Hub, store: Store, topic: Topic, position: Position) -> None:
+        self._hub, self._store, self._topic = hub, store, topic
+        self._position = position
+        self._subscriber: Subscriber | None = None
+        if position.after is None and not position.beginning:
+            self._subscriber = topic.attach(None)
+
+    @property
+    def ended(self) -> Ended | None:
+        return None if self._subscriber is None else self._subscriber.ended
+
+    def close(self) -> None:
+        if self._subscriber is not None:
+            self._topic.detach(self._subscriber)
+
+    async def batches(self) -> AsyncGenerator[Batch]:
+        """*Errors*: those of the database, while the history is read."""
+        if self._subscriber is None:
+            async with aclosing(self._history()) as history:
+                async for batch in history:
+                    yield batch
+        subscriber = self._subscriber
+        if subscriber is None:
+            return
+        while True:
+            batch = await subscriber.take()
+            if batch or not subscriber.ended:
+                yield batch
+            elif subscriber.ended:
+                return
+
+    async def _history(self) -> AsyncGenerator[Batch]:
+        """Page by page, as fast as the client takes them, until only what is to come is missing."""
+        topic = self._topic
+        given = self._position.after
+        known = None if given is None else parse_id(given)
+        if given is not None and not await self._is_ours(known):
+            reason = "not an id of this topic" if known is None else "another epoch"
+            page = await self._store.read(topic.name, 0, 1)
+            yield [gap(given[:64], page.events[0].id if page.events else None, reason)]
+            known = None
+        cursor = known
+        while not self._hub.draining:
+            if cursor is not None and cursor.epoch == topic.epoch and cursor.sequence >= topic.last:
+                break
+            # Up to there everything was in the database before we look.
+            epoch, last = topic.epoch, topic.last
+            page = await self._store.read(topic.name, 0 if cursor is None else cursor.sequence, _PAGE_EVENTS)
+            if cursor is None and not page.events:
+                if (topic.epoch, topic.last) == (epoch, last):
+                    break
+            elif cursor is None or page.epoch == cursor.epoch:
+                yield [*_missing_before(page.events[0], cursor), *page.events]
+                cursor = page.events[-1].id
+            elif page.events or not await self._is_ours(cursor):
+                yield [gap(str(cursor), None, "another epoch")]
+                cursor = None
+            elif cursor.epoch == epoch and cursor.sequence < last:
+                yield [gap(str(cursor), None, "behind the horizon")]
+                cursor = EventId(epoch, last)
+            else:
+                await trio.sleep(_PAUSE_SECONDS)
+        # In one step with the last look at what has been delivered.
+        self._subscriber = topic.attach(cursor)
+
+    async def _is_ours(self, id: EventId | None) -> bool:
+        """Whether that event was, of the epoch that lasts."""
+        if id is None:
+            return False
+        if id.epoch == self._topic.epoch and id.sequence <= self._topic.last:
+            return True
+        head = (await self._store.heads([self._topic.name])).get(self._topic.name)
+        return head is not None and head.epoch == id.epoch and head.sequence >= id.sequence
+
+
+def _missing_before(event: Event, cursor: EventId | None) -> list[Event]:
+    if cursor is None or event.sequence == cursor.sequence + 1:
+        return []
+    return [gap(str(cursor), event.id, "behind the horizon")]
+
+
+@asynccontextmanager
+async def open_subscription(hub: Hub, store: Store, name: str, position: Position) -> AsyncGenerator[Subscription]:
+    """*Errors*: Overloaded, ShuttingDown; those of the database."""
+    topic = await hub.enter(name)
+    try:
+        subscription = Subscription(hub, store, topic, position)
+        try:
+            yield subscription
+        finally:
+            subscription.close()
+    finally:
+        hub.leave(topic)
+
+
+@asynccontextmanager
+async def batches_of(subscription: Subscription) -> AsyncGenerator[AsyncIterator[Batch]]:
+    async with aclosing(subscription.batches()) as batches:
+        yield batches
