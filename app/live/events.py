@@ -33,6 +33,10 @@ class EventId:
         return f"{self.epoch}-{self.sequence}"
 
 
+BEFORE_ALL = EventId("0", 0)
+"""Where a topic is that nobody has published to yet."""
+
+
 def parse_id(text: str) -> EventId | None:
     """None where it is none of ours."""
     match = _ID.fullmatch(text)

@@ -33,7 +33,9 @@ async def open_feed(live: Live, name: str, position: Position) -> AsyncGenerator
 
 
 async def _chunks(subscription: Subscription) -> AsyncGenerator[bytes]:
-    yield _retry()  # by which the client knows that whatever comes from now on reaches it
+    # By which the client knows that whatever comes from now on reaches it, also if it has to come again before that.
+    first = subscription.position
+    yield _retry() if first is None else b"id: %b\n%b" % (str(first).encode(), _retry())
     async with batches_of(subscription) as batches:
         async for batch in batches:
             match len(batch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from app.live.events import Event, EventId, gap, parse_id
+from app.live.events import BEFORE_ALL, Event, EventId, gap, parse_id
 from app.live.hub import Ended, Hub, Subscriber, Topic
 from app.live.store import Store
 
@@ -30,14 +30,17 @@ class Position:
 
 
 class Subscription:
-    """batches: what is sent. ended: why it came to its end, once it has."""
+    """batches: what is sent. position: the event that was the newest when it began with the next one. ended: why it
+    came to its end, once it has."""
 
     def __init__(self, hub: Hub, store: Store, topic: Topic, position: Position) -> None:
         self._hub, self._store, self._topic = hub, store, topic
         self._position = position
         self._subscriber: Subscriber | None = None
+        self.position: EventId | None = None
         if position.after is None and not position.beginning:
             self._subscriber = topic.attach(None)
+            self.position = BEFORE_ALL if topic.epoch is None else EventId(topic.epoch, topic.last)
 
     @property
     def ended(self) -> Ended | None:
@@ -68,7 +71,9 @@ class Subscription:
         topic = self._topic
         given = self._position.after
         known = None if given is None else parse_id(given)
-        if given is not None and not await self._is_ours(known):
+        if known == BEFORE_ALL:
+            known = None
+        elif given is not None and not await self._is_ours(known):
             reason = "not an id of this topic" if known is None else "another epoch"
             page = await self._store.read(topic.name, 0, 1)
             yield [gap(given[:64], page.events[0].id if page.events else None, reason)]
