@@ -44,7 +44,7 @@ class Lost:
 class Buffer:
     """Events in order, for one subscriber that takes them when it can.
 
-    Bound: ``most_events``, and ``most_bytes`` of data, or one event. Past it, by ``policy``:
+    Bound: ``most_events``, and ``most_bytes`` of data, or one event; and notices. Past it, by ``policy``:
 
     - ``drop-oldest``: the oldest are dropped;
     - ``coalesce``: of events with the same key only the newest is kept, full or not; then as above;
@@ -78,6 +78,8 @@ class Buffer:
         return len(self._events)
 
     def has_room(self, event: Event) -> bool:
+        if event.id is None:  # rare, and what tells of a loss must not be lost for want of room
+            return True
         events = self._events
         if len(events) >= self._most_events:
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -22,15 +22,16 @@ _MOST_EVENTS = 500
 _MOST_BYTES = 4 * 1024 * 1024
 # That a transaction waits for, of the event loop, once there is more than one publisher.
 _TURNS = 2
-# A database that does not answer would hold up all publishers for longer than any of them waits.
-_WRITE_SECONDS = 30.0
+# A database that does not answer holds up all publishers, also those who would leave.
+_WRITE_SECONDS = 10.0
 
 
 @dataclass(eq=False)
 class _Publication:
     topic: str
     draft: Draft
-    done: trio.Event = field(default_factory=trio.Event)
+    task: trio.lowlevel.Task
+    taken: bool = False
     id: EventId | None = None
     error: Exception | None = None
 
@@ -66,17 +67,21 @@ class Publisher:
     async def publish(self, topic: str, draft: Draft) -> EventId:
         """The id of the event, which is committed then.
 
-        *Cancellation*: it is not published if its transaction has not begun; else it may be. *Errors*: those of the
-        database, likewise where the connection broke during the commit.
+        *Cancellation*: it is not published if its transaction has not begun; else its end is waited for, for
+        `_WRITE_SECONDS` at most, so that it is known what was done. *Errors*: those of the database; where the
+        connection broke during the commit, it may have been published.
         """
-        publication = _Publication(topic, draft)
+        publication = _Publication(topic, draft, trio.lowlevel.current_task())
         self._queue.append(publication)
         self._came.set()
-        try:
-            await publication.done.wait()
-        finally:
-            if not publication.done.is_set() and publication in self._queue:
-                self._queue.remove(publication)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if publication.taken:
+                return trio.lowlevel.Abort.FAILED
+            self._queue.remove(publication)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
         if publication.id is None:
             raise own_copy(publication.error or RuntimeError("no answer"))
         return publication.id
@@ -101,6 +106,7 @@ class Publisher:
         size = 0
         while self._queue and len(batch) < _MOST_EVENTS and size < _MOST_BYTES:
             publication = self._queue.popleft()
+            publication.taken = True
             batch.append(publication)
             size += len(publication.draft.data)
         return batch
@@ -131,4 +137,4 @@ class Publisher:
         finally:
             for publication in batch:
                 publication.error = None if publication.id is not None else error
-                publication.done.set()
+                trio.lowlevel.reschedule(publication.task)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import trio
 
 from app.live.events import BEFORE_ALL, Event, EventId, gap, parse_id
-from app.live.hub import Ended, Hub, Subscriber, Topic
+from app.live.hub import Hub
 from app.live.store import Store
+from app.live.topic import Ended, Subscriber, Topic
 
 _PAGE_EVENTS = 64
 # Until the poll has seen what is only in the database yet.
@@ -61,20 +62,21 @@ class Subscription:
             return
         while True:
             batch = await subscriber.take()
-            if batch or not subscriber.ended:
-                yield batch
-            elif subscriber.ended:
+            if not batch and subscriber.ended:
                 return
+            yield batch
 
     async def _history(self) -> AsyncGenerator[Batch]:
         """Page by page, as fast as the client takes them, until only what is to come is missing."""
         topic = self._topic
         given = self._position.after
         known = None if given is None else parse_id(given)
-        if known == BEFORE_ALL:
+        from_start = known == BEFORE_ALL
+        if from_start:
             known = None
         elif given is not None and not await self._is_ours(known):
-            reason = "not an id of this topic" if known is None else "another epoch"
+            is_other = known is not None and known.epoch != topic.epoch
+            reason = "another epoch" if is_other else "not an id of this topic"
             page = await self._store.read(topic.name, 0, 1)
             yield [gap(given[:64], page.events[0].id if page.events else None, reason)]
             known = None
@@ -89,14 +91,15 @@ class Subscription:
                 if (topic.epoch, topic.last) == (epoch, last):
                     break
             elif cursor is None or page.epoch == cursor.epoch:
-                yield [*_missing_before(page.events[0], cursor), *page.events]
+                yield [*_missing_before(page.events[0], BEFORE_ALL if from_start else cursor), *page.events]
+                from_start = False
                 cursor = page.events[-1].id
             elif page.events or not await self._is_ours(cursor):
                 yield [gap(str(cursor), None, "another epoch")]
                 cursor = None
             elif cursor.epoch == epoch and cursor.sequence < last:
                 yield [gap(str(cursor), None, "behind the horizon")]
-                cursor = EventId(epoch, last)
+                cursor = EventId(cursor.epoch, last)
             else:
                 await trio.sleep(_PAUSE_SECONDS)
         # In one step with the last look at what has been delivered.

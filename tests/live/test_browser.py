@@ -107,7 +107,7 @@ def test_a_page_gets_what_it_may_and_comes_again_by_itself(tmp_path: Path) -> No
     (tmp_path / "sluice.toml").write_text(
         f'[live]\norigins = ["http://127.0.0.1:{page_port}"]\n[live.topics.chat]\npublish_by_websocket = true\n'
     )
-    extra = {"SLUICE_CONFIG": str(tmp_path / "sluice.toml"), "PORT": str(port)}
+    extra: dict[str, Any] = {"SLUICE_CONFIG": str(tmp_path / "sluice.toml"), "PORT": str(port)}
     assert run(tmp_path, "migrate", **extra).returncode == 0
     with Page(page_port, _PAGE.replace("PORT", str(port)).encode()).serving() as page, ExitStack() as stack:
         server = stack.enter_context(running(tmp_path, **extra))

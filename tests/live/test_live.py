@@ -5,31 +5,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
 
+import app.live.events
 import app.live.hub
-import app.live.subscription
-from app.errors import (
-    BadRequest,
-    DatabaseUnavailable,
-    Forbidden,
-    Overloaded,
-    QueryFailed,
-    ShuttingDown,
-    StartError,
-)
+from app.errors import DatabaseUnavailable, Forbidden, QueryFailed
+from app.http.events import encode_event
 from app.live.events import parse_id
 from app.live.store import Store
 from app.live.upkeep import Upkeep
-from app.live_config import LiveSettings, TopicSettings
+from app.live_config import TopicSettings
+from app.settings import DatabaseSettings
 from app.storage.database import Database
+from tests.conftest import open_migrated
 from tests.live.conftest import Client, Room, open_room
-
-SMALL = TopicSettings(buffer_events=3)
+from tests.mariadb import MariaDb
 
 
 async def until(enough: Callable[[], Awaitable[bool]]) -> None:
@@ -115,6 +111,50 @@ async def test_a_publisher_that_leaves_has_not_published(room: Room) -> None:
     await room.publish("a", 1)
     async with room.client("a", beginning=True) as client:
         assert await client.read(1) == [1]
+
+
+async def test_a_publisher_that_leaves_during_the_commit_is_told_of_it_first(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Store.append
+    begun, go_on = trio.Event(), trio.Event()
+    ids: list[list[str]] = []
+
+    async def slow(store: Store, *arguments: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await append(store, *arguments)
+
+    async def publish() -> None:
+        with scope:
+            ids.append(await room.publish("a", 1))
+
+    monkeypatch.setattr(Store, "append", slow)
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        await begun.wait()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert ids == []
+        go_on.set()
+    assert len(ids) == 1
+
+
+async def test_an_event_is_encoded_once_however_many_get_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[bytes] = []
+
+    def encode(data: bytes, **fields: Any) -> bytes:
+        encoded.append(data)
+        return encode_event(data, **fields)
+
+    monkeypatch.setattr(app.live.events, "encode_event", encode)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(room.client("a")) for _ in range(20)]
+        await room.publish("a", *range(3))
+        for client in clients:
+            assert [(await client.next()).sse.count(b"id: ") for _ in range(3)] == [1, 1, 1]
+    assert encoded == [b"0", b"1", b"2"]
 
 
 # -- coming again ------------------------------------------------------------------------------------------------------
@@ -204,6 +244,20 @@ async def test_across_a_restart(database: Database) -> None:
     assert sequence_of(later[0]) == 3
 
 
+async def test_across_a_restart_of_the_database(mariadb: MariaDb, mysql_settings: DatabaseSettings) -> None:
+    async with open_migrated(mysql_settings) as database, open_room(database) as room, room.client("a") as client:
+        await room.publish("a", 0, 1)
+        await trio.to_thread.run_sync(mariadb.stop)
+        try:
+            with pytest.raises(DatabaseUnavailable):
+                await room.publish("a", "away")
+        finally:
+            await trio.to_thread.run_sync(mariadb.start)
+        async with open_migrated(mysql_settings) as again, open_room(again) as other:
+            await other.publish("a", 2, 3)
+            assert await client.read(4) == [0, 1, 2, 3]
+
+
 # -- what is missing ---------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +275,19 @@ async def test_behind_the_horizon_is_a_gap(room: Room, database: Database) -> No
         assert await client.read(1) == [("gap", {"after": ids[1], "before": None, "reason": "behind the horizon"})]
         await room.publish("a", 10)
         assert await client.read(1) == [10]
+
+
+async def test_from_before_the_first_event(room: Room, database: Database) -> None:
+    async with room.client("a") as client:
+        before = client.subscription.position
+        assert str(before) == "0-0"
+    ids = await room.publish("a", 0, 1)
+    async with room.client("a", str(before)) as client:
+        assert await client.read(2) == [0, 1]
+    await database.execute("DELETE FROM live_events WHERE sequence = 1")
+    async with room.client("a", str(before)) as client:
+        told = {"after": "0-0", "before": ids[1], "reason": "behind the horizon"}
+        assert await client.read(2) == [("gap", told), 1]
 
 
 @pytest.mark.parametrize("after", ["0badc0de-3", "nonsense", "{epoch}-99"])
@@ -280,86 +347,6 @@ async def test_a_long_history_is_trimmed_while_it_grows(database: Database, monk
         await until(is_trimmed)
         async with room.client("a", beginning=True) as client:
             assert await client.read(10) == list(range(90, 100))
-
-
-# -- who is slow -------------------------------------------------------------------------------------------------------
-
-
-async def test_the_oldest_are_dropped_and_that_is_told(database: Database) -> None:
-    async with open_room(database, {"a": SMALL}) as room, room.client("a") as client, room.client("a") as other:
-        ids = await room.publish("a", *range(3))
-        assert await other.read(3) == [0, 1, 2]
-        ids += await room.publish("a", *range(3, 8))
-        told, *events = await client.read(4)
-        assert told == ("lagged", {"dropped": 5, "first": ids[0], "last": ids[4], "reason": "dropped"})
-        assert events == [5, 6, 7]
-
-
-async def test_coalescing_by_a_key(database: Database) -> None:
-    topic = TopicSettings("coalesce", "k")
-    async with open_room(database, {"a": topic}) as room, room.client("a") as client:
-        await room.publish("a", {"k": 1, "v": 1}, {"k": 2, "v": 2}, {"k": 1, "v": 3})
-        told, *events = await client.read(3)
-        assert (told[0], told[1]["dropped"], told[1]["reason"]) == ("lagged", 1, "coalesced")
-        assert events == [{"k": 2, "v": 2}, {"k": 1, "v": 3}]
-
-
-async def test_who_is_disconnected_has_got_all_up_to_there_and_resumes(database: Database) -> None:
-    topic = TopicSettings("disconnect", buffer_events=3)
-    async with open_room(database, {"a": topic}) as room:
-        async with room.client("a") as client:
-            ids = await room.publish("a", *range(8))
-            assert await client.read(3) == [0, 1, 2]
-            with pytest.raises(StopAsyncIteration):
-                await client.next()
-            assert client.subscription.ended == "slow"
-        async with room.client("a", ids[2]) as client:
-            assert await client.read(5) == [3, 4, 5, 6, 7]
-
-
-async def test_who_must_not_lose_anything_holds_publishers_up(database: Database) -> None:
-    published: list[int] = []
-    third = trio.Event()
-
-    async def publish(room: Room) -> None:
-        for number in range(12):
-            await room.publish("a", number)
-            published.append(number)
-            if number == 2:
-                third.set()
-
-    topic = TopicSettings("block", buffer_events=3)
-    async with open_room(database, {"a": topic}) as room, room.client("a") as client, trio.open_nursery() as nursery:
-        nursery.start_soon(publish, room)
-        await third.wait()
-        with trio.move_on_after(0.2) as waiting:
-            await room.publish("a", "late")
-        assert waiting.cancelled_caught
-        assert published == [0, 1, 2]
-        assert await client.read(12) == list(range(12))
-    assert published == list(range(12))
-
-
-async def test_one_that_blocks_loses_nothing_of_what_others_publish(database: Database) -> None:
-    topic = TopicSettings("block", buffer_events=3)
-    async with (
-        open_room(database, {"a": topic}) as room,
-        open_room(database, {"a": topic}) as other,
-        room.client("a") as client,
-    ):
-        await other.publish("a", *range(30))
-        assert await client.read(30) == list(range(30))
-
-
-async def test_a_blocked_publisher_goes_on_when_the_one_that_blocks_leaves(database: Database) -> None:
-    topic = TopicSettings("block", buffer_events=1)
-    async with open_room(database, {"a": topic}) as room, trio.open_nursery() as nursery:
-        async with room.client("a"):
-            await room.publish("a", 1)
-            nursery.start_soon(room.publish, "a", 2)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-        async with room.client("a", beginning=True) as client:
-            assert await client.read(2) == [1, 2]
 
 
 # -- several instances -------------------------------------------------------------------------------------------------
@@ -433,72 +420,3 @@ async def test_what_is_derived_is_not_published_to(database: Database) -> None:
     async with open_room(database, DERIVED) as room:
         with pytest.raises(Forbidden, match="derived from 'logs'"):
             await room.publish("errors", {})
-
-
-@pytest.mark.parametrize(
-    ("steps", "told"),
-    [
-        (("upper",), "step 1, 'upper', is none of drop, rename, select, where"),
-        (("select:a", "head:3"), "step 2, 'head'"),
-        (("where:x",), "step 1, where: 'x' is not FIELD OP VALUE"),
-    ],
-)
-async def test_steps_that_are_none_stop_the_start(database: Database, steps: tuple[str, ...], told: str) -> None:
-    with pytest.raises(StartError) as caught:
-        async with open_room(database, {"a": TopicSettings(source="b", steps=steps)}):
-            pass
-    assert caught.value.lines[0].startswith(f"SLUICE_CONFIG: live.topics.a.steps: {told}")
-
-
-# -- limits and the end ------------------------------------------------------------------------------------------------
-
-
-async def test_there_are_so_many_subscribers(database: Database) -> None:
-    settings = LiveSettings(max_subscribers=3, topics={"a": TopicSettings(max_subscribers=2)})
-    async with open_room(database, settings) as room:
-        async with room.client("a"), room.client("a"):
-            with pytest.raises(Overloaded):
-                async with room.client("a"):
-                    pass
-            async with room.client("b"):
-                with pytest.raises(Overloaded):
-                    async with room.client("c"):
-                        pass
-        async with room.client("a"):
-            pass
-        assert room.live.statistics().hub.subscribers == 0
-
-
-async def test_a_drain_ends_all_of_them_and_takes_no_more(room: Room) -> None:
-    async with room.client("a") as client, room.client("a") as other:
-        await room.publish("a", 1)
-        room.gate.start()
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        for one in (client, other):
-            assert await one.read(1) == [1]
-            with pytest.raises(StopAsyncIteration):
-                await one.next()
-            assert one.subscription.ended == "shutdown"
-        with pytest.raises(ShuttingDown):
-            async with room.client("a"):
-                pass
-
-
-async def test_a_sign_of_life_in_silence(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.live.hub, "BEAT_SECONDS", 0.03)
-    async with open_room(database) as room, room.live.subscribe("a", _now()) as subscription:
-        batches = subscription.batches()
-        with trio.fail_after(20):
-            assert [list(await anext(batches)) for _ in range(2)] == [[], []]
-        await batches.aclose()
-
-
-def _now() -> app.live.subscription.Position:
-    return app.live.subscription.Position()
-
-
-async def test_a_name_that_is_none(room: Room) -> None:
-    with pytest.raises(BadRequest):
-        await room.publish("a b", 1)
-    with pytest.raises(BadRequest):
-        room.live.subscribe("a b", _now())

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ origins = ["{ORIGIN}"]
 publish_by_websocket = true
 [live.topics.full]
 max_subscribers = 1
+[live.topics.flow]
+policy = "block"
+buffer_events = 1
 [live.topics.errors]
 from = "logs"
 steps = ["where:level == error", "select:ts"]
@@ -226,6 +230,43 @@ def test_who_leaves_is_gone(server: SluiceProcess) -> None:
     assert outcomes == {"disconnected"}
 
 
+# -- slow --------------------------------------------------------------------------------------------------------------
+
+
+def test_who_stalls_is_told_what_it_has_lost(port: int) -> None:
+    with feed(port, "slow") as stalled, feed(port, "slow") as reader:
+        events, late = reader.events(), stalled.events()
+        ids: list[str] = []
+        for _ in range(300):  # more than all buffers between here and there
+            ids.append(json.loads(publish(port, "slow", "x" * 60_000).body)["id"])
+            # What one of them does not take, the other does not wait for.
+            assert next(events)[0] == ids[-1]
+        got: list[str | None] = []
+        told: list[Any] = []
+        while ids[-1] not in got:
+            id, kind, data = next(late)
+            (told if kind == "lagged" else got).append(data if kind == "lagged" else id)
+        missing = [id for id in ids if id not in got]
+        assert got == [id for id in ids if id in got]
+        assert [one["reason"] for one in told] == ["dropped"] * len(told)
+        assert sum(one["dropped"] for one in told) == len(missing) > 0
+        assert (told[0]["first"], told[-1]["last"]) == (missing[0], missing[-1])
+
+
+def test_who_must_not_lose_anything_slows_publishers_down_to_their_deadline(port: int) -> None:
+    with feed(port, "flow") as stalled:
+        ids: list[str] = []
+        while (answer := publish(port, "flow", "x" * 60_000, Sluice_Deadline="0.5")).status == 202:
+            ids.append(json.loads(answer.body)["id"])
+            assert len(ids) < 500
+        assert (answer.status, answer.problem["type"]) == (504, "urn:sluice:error:deadline")
+        events = stalled.events()
+        assert [next(events)[0] for _ in ids] == ids
+        publish(port, "flow", "on")
+        # One whose deadline passed during its commit may be there all the same.
+        assert any(data == "on" for _, _, data in islice(events, 2))
+
+
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +290,7 @@ def test_a_shutdown_waits_for_no_subscriber(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "mysql"])
 def test_killed_and_resumed(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    extra: dict[str, str] = {}
+    extra: dict[str, Any] = {}
     if kind == "mysql":
         mariadb: MariaDb = request.getfixturevalue("mariadb")
         extra = environment(mariadb.create_database())
@@ -271,7 +312,7 @@ def test_killed_and_resumed(kind: str, tmp_path: Path, request: pytest.FixtureRe
                     acknowledged.append(json.loads(answer.body)["id"])
                     number += 1
 
-            fields = {} if last is None else {"Last_Event_ID": last}
+            fields: dict[str, Any] = {} if last is None else {"Last_Event_ID": last}
             with feed(server.port, "kill", "" if last else "?since=beginning", **fields) as events:
                 thread = threading.Thread(target=publish_on)
                 thread.start()
