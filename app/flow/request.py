@@ -19,18 +19,31 @@ class RequestScope:
 
     id: its request id. trace_id: the trace that it belongs to, or None.
     scope: what ends all that the request started; its own, unless one is given.
-    reason: why the request was cancelled; None while it was not.
+    reason: why the request was cancelled; None while it was not. sent_now: bytes of its answer that went another way
+    than by ``send``.
 
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
     """
 
-    __slots__ = ("_lasts", "_moving", "_resources", "_seconds", "_timeouts", "id", "reason", "scope", "trace_id")
+    __slots__ = (
+        "_lasts",
+        "_moving",
+        "_resources",
+        "_seconds",
+        "_timeouts",
+        "id",
+        "reason",
+        "scope",
+        "sent_now",
+        "trace_id",
+    )
 
     def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
         self.id = id
         self.trace_id = trace_id
         self.scope = trio.CancelScope() if scope is None else scope
         self.reason: Reason | None = None
+        self.sent_now = 0
         self._resources: ExitStack | None = None
         self._lasts = True
         self._moving = 0

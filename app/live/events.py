@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,6 +79,17 @@ class Event:
     @property
     def size(self) -> int:
         return len(self.data)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Events, in order, that come at once."""
+
+    events: Sequence[Event]
+
+    @cached_property
+    def sse(self) -> bytes:
+        return self.events[0].sse if len(self.events) == 1 else b"".join([event.sse for event in self.events])
 
 
 def gap(after: str | None, before: EventId | None, reason: str) -> Event:

@@ -23,6 +23,7 @@ from app.live.origins import Origins
 from app.live.service import Live
 from app.live.sockets import converse
 from app.live.subscription import Position
+from app.wire.asgi import send_now_of
 
 _PATH = "/api/live/"
 _METHODS = b"GET, HEAD, POST, OPTIONS"
@@ -44,7 +45,12 @@ def live_blueprint(live: Live, keys: Keys, origins: Origins) -> Blueprint:
         """The topic's events as they come, as server-sent events."""
         fields = _fields(request.scope)
         with _readable(origins, fields):
-            feed = open_feed(live, check_topic(topic), _position(request.query_string, fields))
+            feed = open_feed(
+                live,
+                check_topic(topic),
+                _position(request.query_string, fields),
+                send_now_of(cast("Any", request.scope)),
+            )
         return Answer(200, (*STREAM_FIELDS, *origins.fields(fields.get("origin"))), Streamed(feed))
 
     async def preflight(topic: str) -> Answer:

@@ -18,6 +18,7 @@ from app.live.hub import Hub, HubStatistics
 from app.live.publisher import Publisher, PublisherStatistics
 from app.live.store import Store
 from app.live.subscription import Position, Subscription, open_subscription
+from app.live.topic import SendNow
 from app.live.upkeep import Upkeep
 from app.live_config import LiveSettings, TopicSettings
 from app.storage.database import Database
@@ -61,9 +62,11 @@ class Live:
             await self._hub.wait_for_room(derived)
         return await self._publisher.publish(topic, draft)
 
-    def subscribe(self, topic: str, position: Position) -> AbstractAsyncContextManager[Subscription]:
-        """*Errors*: BadRequest; Overloaded, ShuttingDown, when it is entered."""
-        return open_subscription(self._hub, self._store, check_topic(topic), position)
+    def subscribe(
+        self, topic: str, position: Position, send_now: SendNow | None = None
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """send_now: see `Subscriber`. *Errors*: BadRequest; Overloaded, ShuttingDown, when it is entered."""
+        return open_subscription(self._hub, self._store, check_topic(topic), position, send_now)
 
     def statistics(self) -> LiveStatistics:
         return LiveStatistics(self._publisher.statistics(), self._hub.statistics())

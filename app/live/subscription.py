@@ -11,7 +11,7 @@ import trio
 from app.live.events import BEFORE_ALL, Event, EventId, gap, parse_id
 from app.live.hub import Hub
 from app.live.store import Store
-from app.live.topic import Ended, Subscriber, Topic
+from app.live.topic import Ended, SendNow, Subscriber, Topic
 
 _PAGE_EVENTS = 64
 # Until the poll has seen what is only in the database yet.
@@ -34,13 +34,14 @@ class Subscription:
     """batches: what is sent. position: the event that was the newest when it began with the next one. ended: why it
     came to its end, once it has."""
 
-    def __init__(self, hub: Hub, store: Store, topic: Topic, position: Position) -> None:
+    def __init__(self, hub: Hub, store: Store, topic: Topic, position: Position, send_now: SendNow | None) -> None:
         self._hub, self._store, self._topic = hub, store, topic
         self._position = position
+        self._send_now = send_now
         self._subscriber: Subscriber | None = None
         self.position: EventId | None = None
         if position.after is None and not position.beginning:
-            self._subscriber = topic.attach(None)
+            self._subscriber = topic.attach(None, send_now)
             self.position = BEFORE_ALL if topic.epoch is None else EventId(topic.epoch, topic.last)
 
     @property
@@ -103,7 +104,7 @@ class Subscription:
             else:
                 await trio.sleep(_PAUSE_SECONDS)
         # In one step with the last look at what has been delivered.
-        self._subscriber = topic.attach(cursor)
+        self._subscriber = topic.attach(cursor, self._send_now)
 
     async def _is_ours(self, id: EventId | None) -> bool:
         """Whether that event was, of the epoch that lasts."""
@@ -122,11 +123,15 @@ def _missing_before(event: Event, cursor: EventId | None) -> list[Event]:
 
 
 @asynccontextmanager
-async def open_subscription(hub: Hub, store: Store, name: str, position: Position) -> AsyncGenerator[Subscription]:
-    """*Errors*: Overloaded, ShuttingDown; those of the database."""
+async def open_subscription(
+    hub: Hub, store: Store, name: str, position: Position, send_now: SendNow | None = None
+) -> AsyncGenerator[Subscription]:
+    """send_now: see `Subscriber`.
+
+    *Errors*: Overloaded, ShuttingDown; those of the database."""
     topic = await hub.enter(name)
     try:
-        subscription = Subscription(hub, store, topic, position)
+        subscription = Subscription(hub, store, topic, position, send_now)
         try:
             yield subscription
         finally:

@@ -8,37 +8,58 @@ from typing import Literal
 import trio
 
 from app.live.buffers import Buffer, key_of
-from app.live.events import Event, EventId, gap
+from app.live.events import Burst, Event, EventId, gap
 from app.live.horizon import Head
 from app.live_config import TopicSettings
 
 BEATS = 3
 """Parts of the time between two signs of life: see `Subscriber.tick`."""
 _TAKEN_BYTES = 128 * 1024
+# Sent at once, to one that waits; so much may be left of it.
+_MOST_NOW_BYTES = 64 * 1024
 
 type Ended = Literal["shutdown", "slow"]
+type SendNow = Callable[[Burst], bool]
 
 
 class Subscriber:
     """One that gets a topic's events as they come, and takes them when it can.
 
     Bound: that of its buffer, and the policy that goes with it. For one task.
+
+    send_now: sends events to it at once, while it waits for one; False where it has to go on with that itself.
     """
 
-    def __init__(self, topic: Topic, after: EventId | None) -> None:
+    def __init__(self, topic: Topic, after: EventId | None, send_now: SendNow | None) -> None:
         settings = topic.settings
         key = None if settings.key is None else key_of(settings.key)
         self.buffer = Buffer(settings.policy, settings.buffer_events, settings.buffer_bytes, key)
         self.ended: Ended | None = None
         self._after = after
         self._topic = topic
+        self._send_now = send_now
         self._silent = 0
         self._beat = False
         self._task: trio.lowlevel.Task | None = None
 
-    def offer(self, event: Event) -> None:
+    def offer(self, burst: Burst) -> None:
+        # While it waits for events, its buffer is empty, and nothing is on its way.
+        now = self._send_now if self._task is not None and self._after is None else None
+        if now is None or len(burst.sse) > _MOST_NOW_BYTES:
+            for event in burst.events:
+                self._put(event)
+            return
+        self._silent = 0
+        self._topic.delivered += len(burst.events)
+        if not now(burst):
+            self._beat = True  # the rest goes with what is sent next
+            self._wake()
+
+    def _put(self, event: Event) -> None:
         if self._after is not None and self._has_had(event.id):
             return
+        if event.id is not None:
+            self._after = None
         if self.buffer.put(event):
             self._wake()
         elif self.buffer.overflowed:
@@ -106,8 +127,8 @@ class Topic:
         self.room = trio.Event()
         self._wake = wake
 
-    def attach(self, after: EventId | None) -> Subscriber:
-        subscriber = Subscriber(self, after)
+    def attach(self, after: EventId | None, send_now: SendNow | None) -> Subscriber:
+        subscriber = Subscriber(self, after, send_now)
         self.subscribers[subscriber] = None
         if self.draining:
             subscriber.end("shutdown")
@@ -131,16 +152,25 @@ class Topic:
     def offer(self, events: Sequence[Event]) -> bool:
         """Delivers those of ``events``, in order and without holes, that follow; False where something is missing
         before them, or there is no room."""
+        # One by one, where each may be the last for which there is room.
+        parts = [[event] for event in events] if self.settings.policy == "block" else [events]
+        return all(self._offer(part) for part in parts)
+
+    def _offer(self, events: Sequence[Event]) -> bool:
+        following: list[Event] = []
         for event in events:
             id = event.id
             if id is None or (id.epoch == self.epoch and id.sequence <= self.last):
                 continue
-            if id.epoch != self.epoch or id.sequence != self.last + 1 or self.blocked:
-                return False
-            if not self._deliver(event):
-                return False
+            if id.epoch != self.epoch or id.sequence != self.last + 1 or not self._has_room(event):
+                break
             self.last = id.sequence
-        return True
+            following.append(event)
+        else:
+            self._deliver(following)
+            return True
+        self._deliver(following)
+        return False
 
     def skip_to(self, event: Event) -> None:
         """What is before ``event`` is not to be had any more: everybody is told."""
@@ -149,8 +179,7 @@ class Topic:
         if self.epoch is not None:
             reason = "behind the horizon" if self.epoch == event.id.epoch else "another epoch"
             notice = gap(str(EventId(self.epoch, self.last)), event.id, reason)
-            for subscriber in self.subscribers:
-                subscriber.offer(notice)
+            self._deliver([notice])
         self.epoch, self.last = event.id.epoch, event.id.sequence - 1
 
     def drain(self) -> None:
@@ -160,13 +189,15 @@ class Topic:
             subscriber.end("shutdown")
         self.room.set()
 
-    def _deliver(self, event: Event) -> bool:
+    def _has_room(self, event: Event) -> bool:
         if self.settings.policy == "block" and not all(one.buffer.has_room(event) for one in self.subscribers):
             self.blocked = True
-            return False
-        for subscriber in self.subscribers:
-            subscriber.offer(event)
-        return True
+        return not self.blocked
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        burst = Burst(events)
+        for subscriber in list(self.subscribers) if events else ():
+            subscriber.offer(burst)
 
     def _make_room(self) -> None:
         if self.blocked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -17,8 +17,9 @@ import app.live.events
 import app.live.hub
 from app.errors import DatabaseUnavailable, Forbidden, QueryFailed
 from app.http.events import encode_event
-from app.live.events import parse_id
+from app.live.events import Burst, parse_id
 from app.live.store import Store
+from app.live.subscription import Position, Subscription
 from app.live.upkeep import Upkeep
 from app.live_config import TopicSettings
 from app.settings import DatabaseSettings
@@ -155,6 +156,38 @@ async def test_an_event_is_encoded_once_however_many_get_it(room: Room, monkeypa
         for client in clients:
             assert [(await client.next()).sse.count(b"id: ") for _ in range(3)] == [1, 1, 1]
     assert encoded == [b"0", b"1", b"2"]
+
+
+async def test_to_one_that_waits_they_are_sent_at_once(room: Room) -> None:
+    sent: list[list[bytes]] = []
+    taken: list[list[bytes]] = []
+
+    def send_now(burst: Burst) -> bool:
+        sent.append([event.data for event in burst.events])
+        assert burst.sse == b"".join(event.sse for event in burst.events)
+        return len(sent) != 3
+
+    async def read(subscription: Subscription) -> None:
+        async with aclosing(subscription.batches()) as batches:
+            async for batch in batches:
+                taken.append([event.data for event in batch])
+
+    await room.publish("a", 0)
+    async with room.live.subscribe("a", Position(), send_now) as subscription, trio.open_nursery() as nursery:
+        nursery.start_soon(read, subscription)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for number in range(1, 5):
+            await room.publish("a", number)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert sent == [[b"1"], [b"2"], [b"3"], [b"4"]]
+        assert taken == [[]]  # after the third, of which a rest had to be sent
+        large = "x" * 60_000
+        async with trio.open_nursery() as publishers:
+            for _ in range(2):
+                publishers.start_soon(room.publish, "a", large)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert sum(map(len, taken + sent[4:])) == 2
+        nursery.cancel_scope.cancel()
 
 
 # -- coming again ------------------------------------------------------------------------------------------------------
