@@ -136,7 +136,8 @@ class _Reader:
         for key in sorted(set(table) - set(known)):
             nearest = difflib.get_close_matches(key, known, n=1)
             told = f"did you mean {where}.{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-            self.mistakes.append(f"{where}.{key}: is not known; {told}")
+            shown = key if key.isprintable() else repr(key)
+            self.mistakes.append(f"{where}.{shown}: is not known; {told}")
         return table
 
     def _policy(self, where: str, value: object) -> Policy:

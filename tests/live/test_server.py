@@ -298,7 +298,7 @@ def test_killed_and_resumed(kind: str, tmp_path: Path, request: pytest.FixtureRe
     acknowledged: list[str] = []
     got: list[tuple[str, int]] = []
     last: str | None = None
-    for life in range(3):
+    for life in range(2):
         with running(tmp_path, **extra) as server:
             stop = threading.Event()
 
