@@ -23,6 +23,9 @@ from app.flow.processes import preload
 from app.flow.threads import ThreadPool
 from app.jobs.routes import jobs_blueprint
 from app.jobs.service import Jobs, open_jobs
+from app.live.origins import Origins
+from app.live.routes import live_blueprint
+from app.live.service import Live, open_live
 from app.reports.catalogue import open_catalogue
 from app.reports.list_route import list_route
 from app.reports.listing import Listing
@@ -36,6 +39,7 @@ from app.storage.instances import open_instances
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
+from app.transforms.events import on_each_record
 from app.transforms.routes import transforming, transforms_blueprint
 from app.transforms.service import Transforms, open_transforms
 from app.web.application import build_application
@@ -43,6 +47,7 @@ from app.web.health import health_blueprint
 from app.web.index import index_blueprint
 from app.web.later import Later
 from app.web.lifespan import Server
+from app.web.published import PublishedKeys
 from app.wire.asgi import AsgiApp
 
 # What the production command's own script loads, which Python has each process run again.
@@ -70,6 +75,7 @@ class House:
     aggregate: Aggregate
     jobs: Jobs[Call]
     keys: IdempotencyKeys
+    live: Live
 
 
 @asynccontextmanager
@@ -103,6 +109,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
         open_aggregate(settings.aggregate) as aggregate,
         open_local_engine(settings.compute, settings.tasks.modules) as engine,
         open_instances(stores.database) as instances,
+        open_live(stores.database, gate, settings.live, on_each_record) as live,
     ):
         keys = IdempotencyKeys(stores.database, instances, _KEYS_SECONDS)
         threads = ThreadPool("results", settings.threads.io)
@@ -119,7 +126,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
             revive=_call,
             grace=settings.compute.grace,
         ) as jobs:
-            yield House(stores, transforms, compute, aggregate, jobs, keys)
+            yield House(stores, transforms, compute, aggregate, jobs, keys, live)
 
 
 def _call(task: str, arguments: bytes) -> Call:
@@ -150,6 +157,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             transforms_blueprint(house.transforms),
             compute_blueprint(house.compute),
             jobs_blueprint(house.jobs, gate),
+            live_blueprint(house.live, PublishedKeys(house.keys), Origins(settings.live.origins)),
         ]
         short_routes = [
             report_route(house.stores.reports, transforming(house.transforms)),

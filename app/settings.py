@@ -18,8 +18,9 @@ from typing import Literal
 from dotenv.parser import parse_stream
 
 from app.config.aggregate import AggregateSettings
+from app.config.file import TaskSettings, read_config_file
+from app.config.live import LiveSettings
 from app.config.quantities import MOST_SECONDS, parse_bytes, parse_quantity, parse_seconds
-from app.config_file import TaskSettings, read_config_file
 from app.errors import StartError
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -127,6 +128,7 @@ class Settings:
     aggregate: AggregateSettings
     jobs: JobSettings
     transforms: TransformSettings
+    live: LiveSettings
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_TLS_CA", "PEM file of the authority that signed its certificate; turns TLS on", ""),
     Variable("SLUICE_DATA_DIR", "database file and reports", "var"),
     Variable("SLUICE_REPORTS_DIR", "the only folder that reports are read from", "$SLUICE_DATA_DIR/reports"),
-    Variable("SLUICE_CONFIG", "TOML file: modules with tasks, and views of several sources", ""),
+    Variable("SLUICE_CONFIG", "TOML file: modules with tasks, views of several sources, live topics", ""),
     Variable("SLUICE_KEEP_VERSIONS", "versions of a report that are kept, the newest included", "5"),
     Variable("SLUICE_DB_POOL", "connections at most per worker process; one more, short-lived, may end a query", "20"),
     Variable(
@@ -277,6 +279,7 @@ class _Reader:
             aggregate=config.aggregate,
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
+            live=config.live,
         )
         if self._mistakes:
             raise StartError(*self._mistakes)

@@ -9,6 +9,7 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 
 packages=""
 command -v mariadbd >/dev/null || packages="$packages mariadb-server"
+command -v chromium >/dev/null || packages="$packages chromium"
 if [ "${1:-}" = bench ]; then
     command -v wrk >/dev/null || packages="$packages wrk"
     command -v node >/dev/null || packages="$packages nodejs"

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from app.compute.stored_report import StoredReport
-from app.compute.strict_json import Buffer, decode_json
 from app.errors import InvalidArguments
+from app.http.strict_json import Buffer, decode_json
 
 _MOST_MISTAKES = 100
 # A look for the nearest name takes long beside all else.

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from app.compute.arguments import invalid_arguments
-from app.compute.strict_json import Buffer, decode_json, well_formed
 from app.errors import BadJson
+from app.http.strict_json import Buffer, decode_json, well_formed
 
 DEFAULT_TASK = "sum-sqrt"
 _SPACE = b" \t\n\r"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack
-from functools import lru_cache
 
 import msgspec
 from quart import Blueprint, Response
 
 from app.compute.later import Later
 from app.compute.service import Compute, Limits, Prepared
-from app.errors import UnsupportedContentEncoding, UnsupportedMediaType
 from app.http.answers import Answer, Posted, ShortPost
 from app.http.deadlines import parse_deadline
 from app.http.idempotency import Fingerprint, parse_key
+from app.http.json_media import check_json_media, not_json
 from app.http.prefer import parse_prefer
 
 _ROUTE = "/api/process"
@@ -31,8 +29,6 @@ _FIELDS = frozenset(
         b"sluice-run-deadline",
     )
 )
-_IS_JSON = re.compile(r"application/json|[^/\s,]+/[^/\s,]+\+json")
-_CHARSETS = {"utf-8", "utf8", "us-ascii"}
 
 
 def process_route(compute: Compute, later: Later) -> ShortPost:
@@ -94,30 +90,8 @@ def _limits(request: Posted) -> Limits:
 
 def _body(request: Posted) -> AsyncIterable[bytes]:
     """What is to be JSON. *Errors*: UnsupportedMediaType, UnsupportedContentEncoding where it says that it is not."""
-    fields = request.fields
-    if fields.get("content-encoding", "identity").strip().lower() != "identity":
-        raise UnsupportedContentEncoding(
-            "a request for a task comes without Content-Encoding", headers={"accept-encoding": "identity"}
-        )
-    said = fields.get("content-type")
-    if said is None:
-        return _Nothing(request.body)
-    if not _is_json(said):
-        raise _not_json(f"is {said!r}")
-    return request.body
-
-
-@lru_cache(maxsize=64)
-def _is_json(said: str) -> bool:
-    essence, *parameters = (part.strip().lower() for part in said.split(";"))
-    charsets = {value.strip(' "') for name, _, value in (one.partition("=") for one in parameters) if name == "charset"}
-    return bool(_IS_JSON.fullmatch(essence)) and charsets <= _CHARSETS
-
-
-def _not_json(what: str) -> UnsupportedMediaType:
-    return UnsupportedMediaType(
-        f"Content-Type: {what}, and must be application/json, in UTF-8", headers={"accept": "application/json"}
-    )
+    is_json = check_json_media(request.fields, "a request for a task")
+    return request.body if is_json else _Nothing(request.body)
 
 
 class _Nothing:
@@ -128,6 +102,6 @@ class _Nothing:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for _ in self._chunks:
-            raise _not_json("is missing")
+            raise not_json("is missing")
         return
         yield b""

@@ -13,7 +13,7 @@ from typing import Any, Protocol, get_type_hints, overload
 
 from app.compute.arguments import Arguments, Parameter, invalid_argument, names_report
 from app.compute.stored_report import StoredReport
-from app.compute.strict_json import Buffer
+from app.http.strict_json import Buffer
 
 __all__ = ["Cancelled", "Hooks", "StoredReport", "Task", "checkpoint", "progress", "set_hooks", "task", "task_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from app.config.quantities import MOST_SECONDS, parse_bytes, parse_seconds
@@ -28,7 +28,7 @@ class Mistakes:
         for name in sorted(set(given) - set(known)):
             nearest = difflib.get_close_matches(name, known, n=1)
             told = f"did you mean {where}{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-            self.tell(f"{where}{name}", f"is not known; {told}")
+            self.tell(f"{where}{name if name.isprintable() else repr(name)}", f"is not known; {told}")
 
 
 class Table:
@@ -72,6 +72,14 @@ class Table:
             return value
         self.refuse(key, allowed)
         return None
+
+    def texts(self, key: str, allowed: Callable[[str], bool], such: str) -> tuple[str, ...]:
+        """Empty where it is missing. such: what the texts are, and an example."""
+        value = self._content.get(key, [])
+        texts = cast("list[object]", value) if isinstance(value, list) else [None]
+        if all(isinstance(text, str) and allowed(text) for text in texts):
+            return tuple(map(str, texts))
+        return self._instead(key, f"a list of {such}", ())
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         value = self._content.get(key, default)

@@ -19,7 +19,8 @@ class RequestScope:
 
     id: its request id. trace_id: the trace that it belongs to, or None. traceparent: what names it to whom it calls.
     scope: what ends all that the request started; its own, unless one is given.
-    reason: why the request was cancelled; None while it was not.
+    reason: why the request was cancelled; None while it was not. sent_now: bytes of its answer that went another way
+    than by ``send``.
 
     *Cancellation*: `cancel` ends all that runs within `scope`; the first reason stays.
     """
@@ -33,6 +34,7 @@ class RequestScope:
         "id",
         "reason",
         "scope",
+        "sent_now",
         "trace_id",
         "traceparent",
     )
@@ -43,6 +45,7 @@ class RequestScope:
         self.traceparent: str | None = None
         self.scope = trio.CancelScope() if scope is None else scope
         self.reason: Reason | None = None
+        self.sent_now = 0
         self._resources: ExitStack | None = None
         self._lasts = True
         self._moving = 0

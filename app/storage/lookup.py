@@ -91,7 +91,7 @@ class Lookup[V]:
         await trio.lowlevel.wait_task_rescheduled(abort)
         if key in batch.failed:
             # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.
-            raise _own(batch.failed[key])
+            raise own_copy(batch.failed[key])
         return batch.found.get(key)
 
     def statistics(self) -> LookupStatistics:
@@ -151,7 +151,8 @@ class Lookup[V]:
             await self._fetch(batch, keys[middle:])
 
 
-def _own(error: Exception) -> Exception:
+def own_copy(error: Exception) -> Exception:
+    """An exception of a caller's own for what failed for several at once."""
     if isinstance(error, SluiceError):
         own = type(error)(
             error.detail,

@@ -7,7 +7,7 @@ import trio
 from app.errors import QueryFailed, StartError
 from app.storage.database import Database, Rows
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision that this program needs: the newest of the migrations."""
 
 VERSION_TABLE = "sluice_schema"

@@ -296,7 +296,7 @@ class Exchange:
             outcome=outcome,
             ms=_milliseconds(self._clock() - came),
             first_byte_ms=None if first_byte is None else _milliseconds(first_byte - came),
-            bytes=self.body_bytes,
+            bytes=self.body_bytes + request.sent_now,
             client=client[0] if client else None,
             request_id=request.id,
             trace_id=request.trace_id,

@@ -15,11 +15,15 @@ from app import __version__
 
 # What the examples fill in for the parameters of a route; there is a job for whoever begins one, and a view for
 # whoever configures one.
-_EXAMPLES = {"user_id": "test-user", "job_id": "ID", "view": "VIEW"}
+_EXAMPLES = {"user_id": "test-user", "job_id": "ID", "view": "VIEW", "topic": "news"}
 # What the commands of routes that change something add, by path or method.
 _OPTIONS = {
     "/api/process": """-H 'Content-Type: application/json' -d '{"task": "sum-sqrt"}' """,
     "/api/transform": "--data-binary 'hello' ",
+    "POST /api/live/news": """-H 'Content-Type: application/json' -d '{"hello": "world"}' """,
+    "GET /api/live/news": "-N ",
+    "GET /api/live/news/ws": "-N -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' "
+    "-H 'Sec-WebSocket-Key: c2x1aWNlLXNsdWljZS1zbA==' ",
     "DELETE": "-X DELETE ",
     "PUT": "-X PUT -H 'Content-Type: text/plain' --data-binary 'a report' ",
 }
@@ -72,7 +76,9 @@ def list_routes(application: Quart, base: str) -> Iterator[Listed]:
         view = application.view_functions[rule.endpoint]
         path = _PARAMETER.sub(lambda match: _EXAMPLES.get(match[1], match[1]), rule.rule)
         methods = " ".join(sorted((rule.methods or set[str]()) - _HIDDEN_METHODS))
-        options = _OPTIONS.get(path) or _OPTIONS.get(methods, "")
+        if not methods:
+            continue
+        options = _OPTIONS.get(f"{methods} {path}") or _OPTIONS.get(path) or _OPTIONS.get(methods, "")
         yield Listed(
             methods=methods,
             path=_PARAMETER.sub(r"{\1}", rule.rule),

@@ -28,6 +28,11 @@ TRAILERS = "http.response.trailers"
 """ASGI's extension by which fields follow the body; a server of ours offers it where the client takes them."""
 
 
+type SendNow = Callable[[bytes], bool]
+"""Sends a part of the body of an answer that has begun, while no ``send`` runs, as far as that goes without waiting;
+False where some of it is left, which goes with the next ``send``. For whoever sends the same to many."""
+
+
 class Peer(Protocol):
     """Who asked, as its socket tells, whether anybody reads from it or not.
 
@@ -51,6 +56,11 @@ class Peer(Protocol):
         """Calls ``call()``, which must not block or raise, once: when the peer leaves before the answer is complete;
         at once where it has left already. A later call takes the place of an earlier one."""
         ...
+
+
+def send_now_of(scope: Scope) -> SendNow | None:
+    """None where the server, or its protocol, has no such way."""
+    return getattr(peer_of(scope), "send_now", None)
 
 
 def peer_of(scope: Scope) -> Peer | None:

@@ -52,6 +52,7 @@ class Exchange:
         "_start",
         "_trailers",
         "_transport",
+        "_unsent",
         "_writes",
         "broken",
         "complete",
@@ -78,6 +79,7 @@ class Exchange:
         self._passed = False
         self._continued = not head.expects_continue
         self._writes = 0
+        self._unsent: Buffer = b""
         self._trailers: tuple[tuple[bytes, bytes], ...] = ()
         self._over: trio.Event | None = None
         self._call: Callable[[], None] | None = None
@@ -161,6 +163,17 @@ class Exchange:
         if message["type"] == WHOLE and not self.started:
             return self._send_whole(message)
         return self._send_part(message)
+
+    def send_now(self, data: bytes) -> bool:
+        """A part of the body of an answer that has begun, while no ``send`` runs: what goes without waiting. Whether
+        all of it went; else the rest goes with the next ``send``, which has to follow soon."""
+        if self.broken or self.complete:
+            return True
+        try:
+            self._unsent = self._transport.write(self.response.body(data))
+        except Gone:
+            self.peer_left()
+        return not self._unsent
 
     async def _send_whole(self, message: Message) -> None:
         self._start = message
@@ -258,6 +271,8 @@ class Exchange:
         """Writes what goes without waiting; what has to be awaited after it, which is nearly always nothing."""
         if self.broken:
             return self._lost()
+        if self._unsent:
+            buffers, self._unsent = [self._unsent, *buffers], b""
         try:
             rest = self._transport.write(buffers)
         except Gone:

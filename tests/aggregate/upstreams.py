@@ -16,7 +16,7 @@ from app.aggregate.hosts import Hosts
 from app.aggregate.service import Aggregate, Request, open_aggregate
 from app.aggregate.upstream import Upstream
 from app.config.aggregate import AggregateSettings, SourceSettings
-from app.config_file import read_config_file
+from app.config.file import read_config_file
 
 # A test that takes longer hangs.
 SECONDS = 30

@@ -72,3 +72,15 @@ class ExpressPiscina(_OnNode):
 
     def environment(self, port: int) -> dict[str, str]:
         return super().environment(port) | {"WORKERS": str(COMPUTE_WORKERS)}
+
+
+class NodeHub(_OnNode):
+    """Server-sent events by Node's own ``http``, from memory."""
+
+    name = "node-hub"
+    title = "a hub on Node"
+    packages = ()
+
+    def build(self) -> None:
+        self._built.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SOURCES / self.name / "server.js", self._built)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.bench.node_peers import Express, ExpressPiscina
+from tests.bench.node_peers import Express, ExpressPiscina, NodeHub
 from tests.bench.others import FastApi, Granian, Nginx, StockHypercorn, StockQuart, Uvicorn
 from tests.bench.own import (
     Sluice,
@@ -23,6 +23,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
     for kind in (
         Express,
         ExpressPiscina,
+        NodeHub,
         FastApi,
         Uvicorn,
         Granian,

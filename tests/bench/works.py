@@ -9,6 +9,7 @@ from tests.bench.beside import IDLE, SLOW_READERS
 from tests.bench.beside_streams import BESIDE_CSV, BESIDE_UPPER
 from tests.bench.compute import BESIDE_COMPUTE, BESIDE_JSON, COMPUTE_SUM, COMPUTE_TRIVIAL
 from tests.bench.leave import COMPUTE_LEAVE
+from tests.bench.live import LIVE_FAN_OUT, LIVE_PUBLISH, LIVE_STALLED
 from tests.bench.stored import LIST, PUT
 from tests.bench.stream_memory import MEMORY, RECORDS_MEMORY
 from tests.bench.streams import CSV, UPPER_ASCII, UPPER_MIXED
@@ -39,6 +40,9 @@ WORKS: dict[str, Work[Any]] = {
         BESIDE_JSON,
         COMPUTE_LEAVE,
         AGGREGATE,
+        LIVE_FAN_OUT,
+        LIVE_STALLED,
+        LIVE_PUBLISH,
         MEMORY,
         RECORDS_MEMORY,
     )

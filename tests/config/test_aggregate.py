@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.config.aggregate import AggregateSettings, BreakerSettings, Header, SourceSettings, ViewSettings
-from app.config_file import ConfigFile, read_config_file
+from app.config.file import ConfigFile, read_config_file
 from app.errors import StartError
 from app.settings import describe, load_settings
 

@@ -88,6 +88,8 @@ async def test_a_fresh_database_gets_the_schema(database_settings: DatabaseSetti
         "jobs",
         "instances",
         "idempotency_keys",
+        "live_topics",
+        "live_events",
         "sluice_schema",
     }
     assert set(tables["user_reports"]) == set(tables["report_versions"]) == _COLUMNS

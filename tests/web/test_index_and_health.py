@@ -34,6 +34,8 @@ _ROUTES = {
     "/api/jobs/{job_id}",
     "/api/jobs/{job_id}/events",
     "/api/jobs/{job_id}/result",
+    "/api/live/{topic}",
+    "/api/live/{topic}/ws",
     "/api/process",
     "/api/report/{user_id}",
     "/api/report/{user_id}/versions",
@@ -71,11 +73,14 @@ def test_every_route_is_listed_with_a_command_that_works(server: SluiceProcess) 
     text = ask(server.port, "GET", "/", {"Accept": "*/*"}).body.decode()
     assert set(re.findall(r"^[A-Z][A-Z ]* (/\S*)$", text, re.MULTILINE)) == _ROUTES
     commands = re.findall(r"^ +(curl .*)$", text, re.MULTILINE)
-    assert len(commands) == len(_ROUTES) + 3  # a report can also be put, and deleted, as can a job
+    assert len(commands) == len(_ROUTES) + 4  # a report can also be put, and deleted, as can a job; a topic is read
     for command in sorted(commands, key=lambda command: ("-X PUT" in command, "-X DELETE" in command)):
-        done = subprocess.run(shlex.split(command), capture_output=True, timeout=60, check=True)
+        endless = " -N " in command
+        words = [*shlex.split(command), "--max-time", "2"] if endless else shlex.split(command)
+        done = subprocess.run(words, capture_output=True, timeout=60, check=not endless)
         there_is_none = "/api/jobs/ID" in command or "/api/aggregate/VIEW" in command
         expected = b"HTTP/1.1 404" if there_is_none else b"HTTP/1.1 20"
+        expected = b"HTTP/1.1 101" if "/ws" in command else expected
         assert done.stdout.startswith(expected), command
 
 
@@ -84,7 +89,7 @@ def test_a_host_that_is_none_gets_into_no_command(host: str, server: SluiceProce
     page = ask(server.port, "GET", "/", {"Host": host})
     if page.status == 200:
         commands = re.findall(r"curl .*", page.body.decode())
-        options = r"""(?:-X \w+ )?(?:-H '[\w :/-]+' )?(?:(?:-d|--data-binary) '[\w {}:",-]+' )?"""
+        options = r"""(?:-N )?(?:-X \w+ )?(?:-H '[\w :/=-]+' )*(?:(?:-d|--data-binary) '[\w {}:",-]+' )?"""
         shape = rf"curl -i {options}'?http://[\w.:\[\]-]+/\S*"
         assert [command for command in commands if not re.fullmatch(shape, command)] == []
     else:
@@ -124,7 +129,7 @@ def test_the_html_page_lists_the_same_and_needs_nothing_from_elsewhere(server: S
     page = ask(server.port, "GET", "/", {"Accept": "text/html"})
     _Page().feed(page.body.decode())
     assert {word.split()[-1] for word in words if re.match(r"[A-Z]+ /", word)} == _ROUTES
-    assert sum(word.startswith("curl -i ") for word in words) == len(_ROUTES) + 3
+    assert sum(word.startswith("curl -i ") for word in words) == len(_ROUTES) + 4
     assert not [tag for tag, _ in seen if tag in {"script", "link", "img", "iframe"}]
     assert "default-src 'none'" in page.fields["content-security-policy"]
 

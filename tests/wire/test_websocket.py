@@ -22,12 +22,16 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
+import app.wire.hypercorn.websocket
+import tests.wire.serving
 from app.errors import NotFound
 from app.flow.drain import DrainGate
 from app.flow.request import current_request
+from app.settings import ServerSettings
 from app.telemetry.logs import _identify
 from app.web.boundary import Boundary
 from app.wire.asgi import AsgiApp, Message, Receive, Scope, Send
+from app.wire.hypercorn import hypercorn_values
 from tests.wire.serving import GET, SETTINGS, Client, Server, Waiting, answer, open_server, over_both
 
 HANDSHAKE = (
@@ -467,6 +471,45 @@ async def test_bad_frames_end_their_connection_only(frames: bytes, code: int) ->
             assert await other.next() == Pong(b"alive")
             other.client.leave("reset")
     assert {line["event"] for line in logs} == {"request"}
+
+
+# -- pings -------------------------------------------------------------------------------------------------------------
+
+
+def pinging(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    def values(settings: ServerSettings) -> dict[str, Any]:
+        return hypercorn_values(settings) | {"websocket_ping_interval": 0.02}
+
+    monkeypatch.setattr(tests.wire.serving, "hypercorn_values", values)
+    monkeypatch.setattr(app.wire.hypercorn.websocket, "PONG_SECONDS", patience)
+
+
+async def test_a_client_that_answers_no_ping_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinging(monkeypatch, 0.1)
+    held = Held()
+    with structlog.testing.capture_logs() as logs:
+        async with open_server(bounded(held)) as server, connected(server) as socket:
+            await socket.open()
+            await held.accepted.wait()
+            with trio.fail_after(20):
+                await held.ended.wait()
+    assert [line["outcome"] for line in logs if line["event"] == "request"] == ["disconnected"]
+    assert [line["reason"] for line in logs if line["event"] == "connection dropped"] == ["no answer to a ping"]
+
+
+async def test_a_client_that_answers_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinging(monkeypatch, 20)
+    async with open_server(bounded(echo)) as server, connected(server) as socket:
+        await socket.open()
+        pings = 0
+        while pings < 5:
+            socket.ws.receive_data(await socket.client.receive())
+            for event in socket.ws.events():
+                assert isinstance(event, Ping)
+                pings += 1
+                await socket.say(event.response())
+        await socket.say(TextMessage("hi"))
+        assert await socket.message() == "hi"
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

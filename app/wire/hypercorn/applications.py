@@ -37,6 +37,13 @@ class Reader(Protocol):
         """For as long as it waits for an application."""
         ...
 
+    @property
+    def held(self) -> bool: ...
+
+    async def drop(self, reason: str) -> None:
+        """Its client is taken for gone."""
+        ...
+
 
 class Stream(Protocol):
     """A request of Hypercorn's, as its application sees it."""

@@ -223,6 +223,16 @@ class ClientConnection(TCPServer):
         finally:
             self._held = False
 
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    async def drop(self, reason: str) -> None:
+        """Its client is taken for gone."""
+        _log.info("connection dropped", reason=reason)
+        await self._close_forcefully()
+        await self.protocol.handle(Closed())
+
     def _stop_soon(self, reading: trio.CancelScope) -> None:
         # What came before the end is there to be read: a request that was sent whole is known, and logged.
         reading.deadline = trio.current_time() + (0 if self._held else _LAST_READ_SECONDS)

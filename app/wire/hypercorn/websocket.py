@@ -18,6 +18,9 @@ from app.errors import BadRequest, Forbidden, SluiceError
 from app.wire.hypercorn.applications import ApplicationGroup, Reader
 from app.wire.refusal import no_answer, refuse
 
+# After a ping, until there is a pong, or anything else, from a client that is there.
+PONG_SECONDS = 8.0
+
 
 def _is_handshake(request: Request) -> bool:
     handshake = Handshake(request.headers, request.http_version)
@@ -28,13 +31,14 @@ class WebSocket(WSStream):
     """A WebSocket (RFC 6455). What comes before it is accepted waits, with the client.
 
     What breaks the protocol, or is too large, closes it with the code that says so. It is not compressed: a small
-    message would have no bound once it is unpacked.
+    message would have no bound once it is unpacked. A client that does not answer a ping is gone.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._accepted = trio.Event()
         self._client_close: CloseConnection | None = None
+        self._heard = trio.Event()
 
     @property
     def started(self) -> bool:
@@ -46,6 +50,7 @@ class WebSocket(WSStream):
                 await self._refuse()
                 return
             case Body() | Data() if not self.closed:
+                self._heard.set()
                 with self._connection.holding():
                     await self._accepted.wait()
             case StreamClosed() if not self.closed and (close := self._client_close) is not None:
@@ -120,6 +125,18 @@ class WebSocket(WSStream):
                     return
                 case _:
                     pass
+
+    async def _send_pings(self) -> None:
+        interval = self.config.websocket_ping_interval
+        while interval is not None and not self.closed:
+            await trio.sleep(interval)
+            self._heard = trio.Event()
+            await self._send_wsproto_event(wsproto.events.Ping())
+            with trio.move_on_after(PONG_SECONDS) as waiting:
+                await self._heard.wait()
+            # While it waits for us, its pong may stand behind what we have not read.
+            if waiting.cancelled_caught and not (self.closed or self._connection.held):
+                await self._connection.drop("no answer to a ping")
 
     async def _end(self, last: CloseConnection) -> None:
         await self._send_wsproto_event(last)

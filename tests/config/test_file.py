@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.config_file import ConfigFile, TaskSettings, read_config_file
+from app.config.file import ConfigFile, TaskSettings, read_config_file
 from app.errors import StartError
 from app.settings import load_settings
 
@@ -61,8 +61,8 @@ def test_where_the_toml_is_wrong_is_told(path: Path) -> None:
     ("content", "told"),
     [
         ("[task]\n", "task: is not known; did you mean tasks?"),
-        ("[live]\n", "live: is not known; known: tasks, aggregate"),
-        ("module = 3\n", "module: is not known; known: tasks, aggregate"),
+        ("[lives]\n", "lives: is not known; did you mean live?"),
+        ("module = 3\n", "module: is not known; known: tasks, aggregate, live"),
         ("[tasks]\nmodule = []\n", "tasks.module: is not known; did you mean tasks.modules?"),
         ("tasks = 3\n", "tasks: 3 is not allowed: a table, [tasks]"),
         ("[[tasks]]\n", "tasks: [{}] is not allowed: a table, [tasks]"),
@@ -79,12 +79,12 @@ def test_a_mistake_names_the_file_and_the_key(path: Path, content: str, told: st
 
 
 def test_all_mistakes_are_told_with_those_of_the_environment(path: Path) -> None:
-    path.write_text("[live]\n[tasks]\nmodules = 1\nx = 1\n")
+    path.write_text("[live]\nx = 1\n[tasks]\nmodules = 1\nx = 1\n")
     with pytest.raises(StartError) as caught:
         load_settings({"SLUICE_CONFIG": str(path), "PORT": "http"})
     assert sorted(line.removeprefix(f"{path}: ").partition(":")[0] for line in caught.value.lines) == [
         "PORT",
-        "live",
+        "live.x",
         "tasks.modules",
         "tasks.x",
     ]

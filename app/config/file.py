@@ -6,12 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from app.config.aggregate import AggregateSettings, read_aggregate
+from app.config.live import LiveSettings, read_live
 from app.config.tables import Mistakes, Table
 
-_TABLES = ("tasks", "aggregate")
+_TABLES = ("tasks", "aggregate", "live")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ConfigFile:
 
     tasks: TaskSettings = TaskSettings()
     aggregate: AggregateSettings = field(default_factory=AggregateSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     mistakes: tuple[str, ...] = ()
 
 
@@ -52,16 +54,12 @@ def _read(path: str, content: dict[str, Any], environment: Mapping[str, str]) ->
     mistakes.refuse_unknown(content, _TABLES, "")
     tasks = TaskSettings(_module_names(Table("tasks", content.get("tasks", {}), mistakes, ("modules",))))
     aggregate = read_aggregate(content.get("aggregate", {}), environment, mistakes)
-    return ConfigFile(tasks, aggregate, tuple(mistakes.lines))
+    live = read_live(content.get("live", {}), mistakes)
+    return ConfigFile(tasks, aggregate, live, tuple(mistakes.lines))
 
 
 def _module_names(table: Table) -> tuple[str, ...]:
-    given: object = table.value("modules") if "modules" in table else []
-    names = cast("list[object]", given) if isinstance(given, list) else [None]
-    if all(isinstance(name, str) and _is_module_name(name) for name in names):
-        return tuple(map(str, names))
-    table.refuse("modules", 'a list of module names, such as ["our_tasks", "reports.tasks"]')
-    return ()
+    return table.texts("modules", _is_module_name, 'module names, such as ["our_tasks", "reports.tasks"]')
 
 
 def _is_module_name(name: str) -> bool:

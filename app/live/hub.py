@@ -1,0 +1,187 @@
+"""Who subscribes, within this process, and how events get to them: those of this process and those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from app.config.live import LiveSettings, TopicSettings
+from app.errors import Overloaded, ShuttingDown, SluiceError
+from app.live.events import Event, EventId
+from app.live.horizon import Head
+from app.live.store import Store
+from app.live.topic import BEATS, Topic
+from app.storage.lookup import Lookup
+
+_log = structlog.get_logger()
+
+# How often other processes' events are looked for: soon after some came, less so in silence. With the time that it
+# takes, an event is here within 200 ms.
+_LEAST_POLL_SECONDS = 0.02
+_MOST_POLL_SECONDS = 0.1
+_AWAY_SECONDS = 1.0
+_TOPICS_A_QUERY = 200
+_PAGE_EVENTS = 64
+BEAT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class HubStatistics:
+    """topics, subscribers: now. delivered: events since the start, of all subscribers together."""
+
+    topics: int
+    subscribers: int
+    delivered: int
+
+
+class Hub:
+    """Bound: ``settings.max_subscribers``, of all topics, and each topic's own; more are refused, none is put out."""
+
+    def __init__(self, store: Store, heads: Lookup[Head], settings: LiveSettings) -> None:
+        self.draining = False
+        self._delivered = 0
+        self._store = store
+        self._heads = heads
+        self._settings = settings
+        self._topics: dict[str, Topic] = {}
+        self._places = 0
+        self._woken = trio.Event()
+
+    def settings_of(self, name: str) -> TopicSettings:
+        return self._settings.topics.get(name, self._settings.defaults)
+
+    # -- coming and going ----------------------------------------------------------------------------------------------
+
+    async def enter(self, name: str) -> Topic:
+        """The topic, until `leave`. *Errors*: Overloaded, ShuttingDown; those of the database."""
+        if self.draining:
+            raise _shutting_down()
+        if self._places >= self._settings.max_subscribers:
+            raise Overloaded("there are as many subscribers as the server takes", retry_after=5)
+        self._places += 1
+        try:
+            topic = self._topics.get(name) or await self._open(name)
+            if self.draining:
+                raise _shutting_down()
+            if topic.users >= topic.settings.max_subscribers:
+                raise Overloaded("there are as many subscribers as the topic takes", retry_after=5)
+        except BaseException:
+            self._places -= 1
+            raise
+        topic.users += 1
+        return topic
+
+    async def _open(self, name: str) -> Topic:
+        head = await self._heads.get(name)
+        self.wake()
+        return self._topics.setdefault(name, Topic(name, self.settings_of(name), head, self.wake))
+
+    def leave(self, topic: Topic) -> None:
+        self._places -= 1
+        topic.users -= 1
+        if not topic.users and self._topics.get(topic.name) is topic:
+            del self._topics[topic.name]
+            self._delivered += topic.delivered
+
+    async def wait_for_room(self, name: str) -> None:
+        """Returns when no subscriber of this process holds publishers up."""
+        while (topic := self._topics.get(name)) is not None and topic.settings.policy == "block" and topic.is_full:
+            if topic.room.is_set():
+                topic.room = trio.Event()
+            await topic.room.wait()
+
+    def published(self, name: str, events: Sequence[Event]) -> None:
+        """Of this process, just now."""
+        topic = self._topics.get(name)
+        if topic is not None and not topic.offer(events):
+            self.wake()
+
+    def drain(self) -> None:
+        """Everybody is told to come again, and nobody new is taken."""
+        self.draining = True
+        for topic in self._topics.values():
+            topic.drain()
+
+    def wake(self) -> None:
+        """There may be something in the database that is not here."""
+        self._woken.set()
+
+    def statistics(self) -> HubStatistics:
+        delivered = self._delivered + sum(topic.delivered for topic in self._topics.values())
+        return HubStatistics(len(self._topics), self._places, delivered)
+
+    # -- what runs -----------------------------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """Gives signs of life to those to whom nothing comes, until it is cancelled."""
+        while True:
+            await trio.sleep(BEAT_SECONDS / BEATS)
+            for topic in list(self._topics.values()):
+                for subscriber in topic.subscribers:
+                    subscriber.tick()
+
+    async def poll(self) -> None:
+        """Fetches what other processes publish, while there are subscribers, until it is cancelled."""
+        pace, away = _MOST_POLL_SECONDS, False
+        while True:
+            with trio.move_on_after(pace if self._topics else float("inf")):
+                await self._woken.wait()
+            self._woken = trio.Event()
+            try:
+                came = await self._look()
+            except SluiceError as error:
+                if not away:
+                    _log.warning("events of others cannot be fetched", reason=error.internal or error.detail)
+                away = True
+                await trio.sleep(_AWAY_SECONDS)
+                continue
+            away = False
+            pace = _LEAST_POLL_SECONDS if came else min(1.5 * pace, _MOST_POLL_SECONDS)
+
+    async def _look(self) -> bool:
+        """Whether anything came."""
+        came = False
+        names = sorted(self._topics)
+        for start in range(0, len(names), _TOPICS_A_QUERY):
+            heads = await self._store.heads(names[start : start + _TOPICS_A_QUERY])
+            for name, head in heads.items():
+                topic = self._topics.get(name)
+                if topic is not None and (topic.epoch != head.epoch or topic.last < head.sequence):
+                    came = await self._catch_up(topic) or came
+        return came
+
+    async def _catch_up(self, topic: Topic) -> bool:
+        came = False
+        while not topic.blocked and self._topics.get(topic.name) is topic:
+            last, epoch = topic.last, topic.epoch
+            page = await self._store.read(topic.name, last, _PAGE_EVENTS)
+            if page.epoch is None or page.epoch != epoch:
+                return await self._change_epoch(topic) or came
+            if (topic.last, topic.epoch) == (last, epoch) and page.events[0].sequence > last + 1:
+                topic.skip_to(page.events[0])
+            topic.offer(page.events)
+            came = True
+            if len(page.events) < _PAGE_EVENTS:
+                break
+        return came
+
+    async def _change_epoch(self, topic: Topic) -> bool:
+        """Where there is nothing behind what is known, or that is of another epoch."""
+        head = (await self._store.heads([topic.name])).get(topic.name)
+        if head is None or (head.epoch == topic.epoch and head.sequence <= topic.last):
+            return False
+        page = await self._store.read(topic.name, 0, 1)
+        if not page.events:  # published, and forgotten already
+            missed = Event(EventId(head.epoch, head.sequence + 1), "", b"")
+            topic.skip_to(missed)
+        elif topic.epoch != page.epoch or page.events[0].sequence > topic.last + 1:
+            topic.skip_to(page.events[0])
+        self.wake()
+        return True
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down", retry_after=1)
