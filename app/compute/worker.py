@@ -178,7 +178,19 @@ class _Worker:
         return Returned(start.number, time.monotonic() - began, result)
 
     def _run(self, start: Start) -> bytes:
-        data = self._payload(start)
+        if start.descriptor is None:
+            return self._result(start, start.data)
+        descriptor = os.open(self._orders.path(start.descriptor), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(descriptor, start.size, prot=mmap.PROT_READ)
+            data = memoryview(mapped)
+            result = self._result(start, data)
+            _empty(descriptor, mapped, data)
+        finally:
+            os.close(descriptor)
+        return result
+
+    def _result(self, start: Start, data: bytes | memoryview) -> bytes:
         name, arguments = parse_request(data) if start.task is None else (start.task, data)
         task = task_named(self._tasks, name)
         reports = {
@@ -192,15 +204,6 @@ class _Worker:
         }
         return _encoded(task.function(**task.decode(arguments, reports)))
 
-    def _payload(self, start: Start) -> bytes | memoryview:
-        if start.descriptor is None:
-            return start.data
-        descriptor = os.open(self._orders.path(start.descriptor), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return memoryview(mmap.mmap(descriptor, start.size, prot=mmap.PROT_READ))
-        finally:
-            os.close(descriptor)
-
     def _failed(self, error: SluiceError, began: float, trace: str = "") -> Failed:
         seconds = time.monotonic() - began
         members = msgspec.json.encode(error.members)
@@ -211,6 +214,16 @@ class _Worker:
         with self._sending:
             while left:
                 left = left[os.write(self._answers, left) :]
+
+
+def _empty(descriptor: int, mapped: mmap.mmap, data: memoryview) -> None:
+    """Gives the memory of a file back: large ones take milliseconds, in which the server could answer nobody."""
+    try:
+        data.release()
+        mapped.close()
+    except BufferError:  # the task has kept a part of it
+        return
+    os.ftruncate(descriptor, 0)
 
 
 def _encoded(result: object) -> bytes:

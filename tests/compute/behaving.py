@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from app.compute import Cancelled, checkpoint, progress, task
 
 
@@ -19,6 +21,16 @@ from app.compute import Cancelled, checkpoint, progress, task
 def echo(value: Any) -> Any:
     """What it is given."""
     return value
+
+
+_as_it_came: list[msgspec.Raw] = []
+
+
+@task(name="keep-raw")
+def keep_raw(value: msgspec.Raw) -> list[int]:
+    """Keeps what it is given, as it came; how long everything is that it has kept."""
+    _as_it_came.append(value)
+    return [len(bytes(each)) for each in _as_it_came]
 
 
 @task(name="pid")
