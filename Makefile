@@ -26,7 +26,7 @@ run: setup  ## the server on http://127.0.0.1:3000, with demo data
 
 test: setup services  ## every test, against real servers
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
