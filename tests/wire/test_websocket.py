@@ -86,10 +86,11 @@ class Socket:
                 return bytes(whole) if isinstance(event, BytesMessage) else whole
 
     async def closed(self) -> tuple[int, str | None]:
-        """The code and reason with which the server closes, next; the connection ends then."""
+        """The code and reason with which the server closes, next; the connection ends then, on both sides."""
         event = await self.next()
         assert isinstance(event, CloseConnection), event
         assert await self.client.rest() == b""
+        self.client.leave("close")
         return event.code, event.reason
 
 
