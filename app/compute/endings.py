@@ -10,8 +10,10 @@ from app.compute.messages import Failed
 from app.errors import (
     BadJson,
     BodyTooLarge,
+    DeadlineExceeded,
     InvalidArguments,
     ResultUnusable,
+    ShuttingDown,
     SluiceError,
     TaskCancelled,
     TaskFailed,
@@ -58,3 +60,18 @@ def crashed(died: ProcessDied | None) -> SluiceError:
         return WorkerCrashed(detail, members={"signal": died.signal})
     detail = f"the worker process of the task ended with exit code {died.exit_code}"
     return WorkerCrashed(detail, members={"exit_code": died.exit_code})
+
+
+def killed_by(error: SluiceError | None) -> str:
+    """Why a process was killed, in a word, whose call ended by ``error``."""
+    match error:
+        case DeadlineExceeded():
+            return "deadline"
+        case ShuttingDown():
+            return "shutdown"
+        case TaskOutOfTime():
+            return "cpu"
+        case WorkerCrashed():
+            return "crashed"
+        case _:
+            return "cancelled"
