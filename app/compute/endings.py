@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -23,6 +23,7 @@ from app.errors import (
     WorkerCrashed,
 )
 from app.flow.processes import ProcessDied
+from app.flow.request import Reason
 
 _ERRORS: dict[str, type[SluiceError]] = {
     error.name: error
@@ -38,6 +39,9 @@ _ERRORS: dict[str, type[SluiceError]] = {
         UnknownTask,
     )
 }
+type KilledBy = Literal["cancelled", "disconnected", "deadline", "shutdown", "cpu", "crashed"]
+KILLED_BY: tuple[KilledBy, ...] = ("cancelled", "disconnected", "deadline", "shutdown", "cpu", "crashed")
+
 # By which the kernel ends a process that has had all of its processor time (setitimer(2), ITIMER_PROF).
 _OUT_OF_TIME = "SIGPROF"
 
@@ -62,8 +66,10 @@ def crashed(died: ProcessDied | None) -> SluiceError:
     return WorkerCrashed(detail, members={"exit_code": died.exit_code})
 
 
-def killed_by(error: SluiceError | None) -> str:
-    """Why a process was killed, in a word, whose call ended by ``error``."""
+def killed_by(error: SluiceError | None, request: Reason | None = None) -> KilledBy:
+    """Why a process was killed, in a word, whose call ended by ``error``. request: why that of its request ended."""
+    if request is not None:
+        return request
     match error:
         case DeadlineExceeded():
             return "deadline"

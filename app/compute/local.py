@@ -245,7 +245,7 @@ class LocalEngine:
         worker.hear()
         if not run.is_over:
             self._killed += 1
-            self._killed_by[killed_by(run.stopped_by)] += 1
+            self._killed_by[killed_by(run.stopped_by, run.left_by)] += 1
             _log.info("task killed", task=run.call.task, grace=self._settings.grace)
             worker.ready = False
             worker.scope.cancel()

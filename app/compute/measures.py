@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.compute.endings import KILLED_BY
 from app.compute.engine import Engine
 from app.telemetry import families as f
 from app.telemetry.metrics import Reading
@@ -19,5 +20,6 @@ def engine_measures(engine: Engine) -> Iterable[Reading]:
     yield f.COMPUTE_WAIT, (), state.waits
     for task, times in state.runs.items():
         yield f.COMPUTE_RUN, (task,), times
-    for reason, count in state.killed_by.items():
-        yield f.COMPUTE_KILLED, (reason,), count
+    # Also those of which there is none yet: Prometheus takes a first value for no change.
+    for reason in KILLED_BY:
+        yield f.COMPUTE_KILLED, (reason,), state.killed_by.get(reason, 0)

@@ -14,5 +14,6 @@ def jobs_measures(jobs: Jobs[Any]) -> Iterable[Reading]:
     state = jobs.statistics()
     yield f.JOBS, ("queued",), state.queued
     yield f.JOBS, ("running",), state.running
-    for ending, count in state.ended.items():
-        yield f.JOBS_ENDED, (ending,), count
+    # Also those of which there is none yet: Prometheus takes a first value for no change.
+    for ending in ("succeeded", "failed", "cancelled", "lost"):
+        yield f.JOBS_ENDED, (ending,), state.ended.get(ending, 0)

@@ -103,8 +103,8 @@ COMPUTE_WAIT = _histogram("sluice_compute_wait_seconds", "from a task's admissio
 COMPUTE_RUN = _histogram("sluice_compute_run_seconds", "from a task's begin to its end, as its worker has it", "task")
 COMPUTE_KILLED = _counter(
     "sluice_compute_killed_total",
-    "worker processes that were killed: `cancelled`, `deadline` or `shutdown` by us, `cpu` at its limit of processor"
-    " time, `crashed` by something else",
+    "worker processes that were killed: as their request was `disconnected`, past its `deadline` or ended by the"
+    " `shutdown`, as their task was `cancelled`, at their limit of `cpu` time, or `crashed` by something else",
     "reason",
 )
 JOBS = _gauge("sluice_jobs", "jobs that are queued or running", "state")

@@ -117,9 +117,10 @@ class RuntimeFolder:
 
 
 def remove_of(parent: int) -> None:
-    """Removes the folder of the workers of ``parent``, if there is one."""
-    with suppress(OSError):
-        RuntimeFolder(_path_of(parent)).remove()
+    """Removes the folder of the workers of ``parent``, if there is one. In a process that it forked: nothing."""
+    if parent == os.getpid():
+        with suppress(OSError):
+            RuntimeFolder(_path_of(parent)).remove()
 
 
 def _path_of(parent: int) -> Path:

@@ -84,11 +84,11 @@ class Siblings:
             os.close(folder)
             listener.close()
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Keeps what this process has counted for those who come after it. *Errors*: OSError."""
         if self._folder is not None:
-            self._folder.write(self._name, _with_process(self._read()))
-            self._folder.leave(self._name)
+            await self._told()
+            await self.threads.run(partial(self._folder.leave, self._name))
 
     async def _told(self) -> Snapshot:
         """This process's, which is kept before it is told."""
@@ -143,8 +143,10 @@ async def open_siblings(read: Read) -> AsyncGenerator[Siblings]:
             yield siblings
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(_end, siblings, folder, parent))
+            with trio.CancelScope(shield=True):  # files, which take no time
+                await _end(siblings)
+                if folder is not None and parent is not None and not parent.is_alive():
+                    await siblings.threads.run(folder.remove)  # nobody comes after us
 
 
 def _folder_of(parent: BaseProcess) -> RuntimeFolder | None:
@@ -155,15 +157,8 @@ def _folder_of(parent: BaseProcess) -> RuntimeFolder | None:
         return None
 
 
-def _end(siblings: Siblings, folder: RuntimeFolder | None, parent: BaseProcess | None) -> None:
+async def _end(siblings: Siblings) -> None:
     try:
-        siblings.end()
+        await siblings.end()
     except OSError as error:
         _log.warning("counts of a worker are lost", reason=str(error))
-    if folder is not None and parent is not None and not parent.is_alive():
-        folder.remove()  # nobody comes after us
-
-
-def _with_process(snapshot: Snapshot) -> Snapshot:
-    add_process(snapshot)
-    return snapshot
