@@ -9,11 +9,13 @@ from functools import partial
 
 import trio
 
+from app.aggregate.measures import aggregate_measures
 from app.aggregate.routes import aggregate_route
 from app.aggregate.service import Aggregate, open_aggregate
 from app.compute.bodies import Bodies
 from app.compute.engine import Call
 from app.compute.local import open_local_engine
+from app.compute.measures import engine_measures
 from app.compute.payload import Inline
 from app.compute.registry import load_tasks
 from app.compute.routes import compute_blueprint, process_route
@@ -21,8 +23,10 @@ from app.compute.service import Compute
 from app.flow.drain import DrainGate
 from app.flow.processes import preload
 from app.flow.threads import ThreadPool
+from app.jobs.measures import jobs_measures
 from app.jobs.routes import jobs_blueprint
 from app.jobs.service import Jobs, open_jobs
+from app.live.measures import live_measures
 from app.live.origins import Origins
 from app.live.routes import live_blueprint
 from app.live.service import Live, open_live
@@ -36,10 +40,14 @@ from app.storage.blobs import LocalBlobs, open_blobs
 from app.storage.database import Database
 from app.storage.idempotency import IdempotencyKeys
 from app.storage.instances import open_instances
+from app.storage.measures import database_measures
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
+from app.telemetry.metrics import Source, metrics, requests_measures
+from app.telemetry.siblings import open_siblings
 from app.transforms.events import on_each_record
+from app.transforms.measures import transforms_measures
 from app.transforms.routes import transforming, transforms_blueprint
 from app.transforms.service import Transforms, open_transforms
 from app.web.application import build_application
@@ -47,6 +55,7 @@ from app.web.health import health_blueprint
 from app.web.index import index_blueprint
 from app.web.later import Later
 from app.web.lifespan import Server
+from app.web.metrics import metrics_route
 from app.web.published import PublishedKeys
 from app.wire.asgi import AsgiApp
 
@@ -144,7 +153,12 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
-    async with open_house(settings, gate) as house, trio.open_nursery() as nursery:
+    async with (
+        open_house(settings, gate) as house,
+        metrics.reading(*_sources(house, gate)),
+        open_siblings(metrics.snapshot) as siblings,
+        trio.open_nursery() as nursery,
+    ):
         checks = {
             "compute": house.compute.engine.wait_ready,
             "database": house.stores.database.ping,
@@ -163,12 +177,26 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             report_route(house.stores.reports, transforming(house.transforms)),
             list_route(Listing(house.stores.database)),
             aggregate_route(house.aggregate, settings.server.request_deadline),
+            metrics_route(siblings.collect, siblings.threads),
         ]
         posts = [process_route(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline))]
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.stores.reports.sweep)
         yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
+
+
+def _sources(house: House, gate: DrainGate) -> list[Source]:
+    """Who counts what is told by ``/metrics``, beside the requests themselves."""
+    return [
+        partial(requests_measures, gate, lambda: house.jobs.count),
+        partial(database_measures, house.stores.database),
+        partial(engine_measures, house.compute.engine),
+        partial(jobs_measures, house.jobs),
+        partial(transforms_measures, house.transforms),
+        partial(aggregate_measures, house.aggregate),
+        partial(live_measures, house.live),
+    ]
 
 
 def build_server(settings: Settings, gate: DrainGate) -> Server:

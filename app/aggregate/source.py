@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +16,7 @@ from app.aggregate.results import CANCELLED, TIMEOUT, Origin, Settled
 from app.aggregate.retries import RetryBudget, backoff
 from app.aggregate.upstream import Failure, Fields, Upstream
 from app.config.aggregate import SourceSettings
+from app.flow.histograms import Histogram
 
 _log = structlog.get_logger()
 
@@ -27,7 +28,8 @@ _FAIR_SHARE = 0.5
 class SourceStatistics:
     """breaker: None where it has none. calls: all that were made, retries and hedges among them. failures: of calls.
 
-    hedges_won: second calls that were answered first. p50, p99: seconds of the last calls that were answered.
+    hedges_won: second calls that were answered first. p50, p99: seconds of the last calls that were answered. times: of
+    all calls, by outcome.
     """
 
     breaker: State | None
@@ -38,6 +40,7 @@ class SourceStatistics:
     hedges_won: int
     p50: float | None
     p99: float | None
+    times: Mapping[str, Histogram]
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class Source:
         self._breaker = None if settings.breaker is None else Breaker(settings.breaker)
         self._budget = RetryBudget()
         self._latencies = Latencies()
+        self._times: dict[str, Histogram] = {}
         self._calls = self._failures = self._retries = self._hedges = self._hedges_won = 0
 
     async def ask(self, inquiry: Inquiry) -> Settled:
@@ -110,6 +114,7 @@ class Source:
             self._hedges_won,
             self._latencies.percentile(0.5),
             self._latencies.percentile(0.99),
+            self._times,
         )
 
     def _settled(self, inquiry: Inquiry, value: bytes | None, reason: str | None, origin: Origin = "live") -> Settled:
@@ -191,6 +196,7 @@ class Source:
     def _note(self, found: bytes | Failure | None, admission: Admission | None, seconds: float) -> None:
         """found: None where the call was ended from our side."""
         blames = None
+        self._times.setdefault(_outcome_of(found), Histogram()).observe(seconds)
         if isinstance(found, Failure):
             self._failures += 1
             blames = found.blames
@@ -211,6 +217,16 @@ class Source:
         if (state := self._breaker.state(now)) != before:
             reason = found.reason if isinstance(found, Failure) else None
             _log.warning("breaker", state=state, view=self._view, source=self.name, reason=reason)
+
+
+def _outcome_of(found: bytes | Failure | None) -> str:
+    """In a word. Bound: the reasons that there are, and the classes of status codes."""
+    if found is None:
+        return CANCELLED
+    if not isinstance(found, Failure):
+        return "ok"
+    said, _, status = found.reason.partition(" ")
+    return f"{status[:1]}xx" if said == "status" else found.reason
 
 
 def _with_deadline(fields: Fields, seconds: float) -> Fields:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 from functools import partial
 from types import TracebackType
@@ -17,6 +19,7 @@ from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
+from app.telemetry.runtime_folder import remove_of
 from app.wire.drain import Drain
 from app.wire.hypercorn import hypercorn_values, serve
 
@@ -46,6 +49,8 @@ def hypercorn_config() -> dict[str, Any]:
     """
     settings = or_exit(load_settings)
     configure_logs()
+    # Its workers keep there what they count, and do not know which of them is the last one.
+    atexit.register(remove_of, os.getpid())
     sys.excepthook = _one_line_for_os_errors
     return hypercorn_values(settings.server)
 

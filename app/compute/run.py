@@ -12,6 +12,7 @@ from app.compute.memory_files import memory_file
 from app.compute.messages import MOST_PACKET_BYTES, GivenReport, Start, encode_start
 from app.compute.payload import InFile, Inline
 from app.errors import SluiceError, TaskCancelled
+from app.flow.request import Reason, current_request
 
 # With what is around it, and the reports that a task may have, it fits into a packet.
 _MOST_INLINE_BYTES = 1024
@@ -23,8 +24,8 @@ _NONE_YET = Progress()
 class Run:
     """`app.compute.engine.Submitted`, and what the engine knows of it.
 
-    number: of this call and no other. stopped_by: why it was told to end, once it was. begun: whether it has, for whom
-    that matters.
+    number: of this call and no other. stopped_by: why it was told to end, once it was; left_by: why its request was,
+    where that was why. begun: whether it has, for whom that matters.
     """
 
     def __init__(self, number: int, call: Call, stop: Callable[[Run, SluiceError], None]) -> None:
@@ -35,6 +36,7 @@ class Run:
         self.over = trio.Event()
         self.begun = trio.Event() if call.is_limited else None
         self.stopped_by: SluiceError | None = None
+        self.left_by: Reason | None = None
         self.came = trio.current_time()
         self.began = self.came
         self._outcome: bytes | SluiceError | None = None
@@ -146,6 +148,8 @@ class Submission:
     async def __aexit__(self, *_: object) -> None:
         run = self._run
         if not run.is_over:
+            request = current_request.get(None)
+            run.left_by = None if request is None else request.ends_by
             run.cancel()
             with trio.CancelScope(shield=True):
                 await run.over.wait()

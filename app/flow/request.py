@@ -117,6 +117,13 @@ class RequestScope:
             self.scope.cancel()
 
     @property
+    def ends_by(self) -> Reason | None:
+        """What ends the request from outside, as who is ended by it sees it."""
+        if self.reason is None and self.has_ended:
+            return "deadline"
+        return self.reason
+
+    @property
     def ended_by(self) -> Reason | None:
         """What ended the request from outside: the first reason, or the deadline when its scope ran into that."""
         if self.reason is None and self.scope.cancelled_caught:

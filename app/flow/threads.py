@@ -6,9 +6,12 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
+from weakref import WeakSet
 
 import trio
+
+from app.flow.histograms import Histogram
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,36 @@ class ThreadStatistics:
     waiting: int
 
 
+class _Places:
+    """A limiter, as `trio.to_thread` uses it, that tells how long is waited for it."""
+
+    def __init__(self, limiter: trio.CapacityLimiter, waits: Histogram) -> None:
+        self._limiter = limiter
+        self._waits = waits
+        self.release_on_behalf_of = limiter.release_on_behalf_of
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        if self._limiter.available_tokens:
+            self._waits.observe(0.0)
+            await self._limiter.acquire_on_behalf_of(borrower)
+            return
+        began = trio.current_time()
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self._waits.observe(trio.current_time() - began)
+
+
 class ThreadPool:
-    """At most ``size`` threads for one kind of blocking call.
+    """At most ``size`` threads for one kind of blocking call. waits: how long calls have waited for theirs, in seconds.
 
     Bound: ``size`` threads; a call past it waits, in order, until it gets one or is cancelled.
     """
 
     def __init__(self, name: str, size: int) -> None:
+        self.waits = Histogram()
         self._name = name
         self._limiter = trio.CapacityLimiter(size)
+        self._places = cast("Any", _Places(self._limiter, self.waits))
+        _pools.add(self)
 
     async def run[T](self, call: Callable[[], T]) -> T:
         """``call()`` in a thread.
@@ -37,14 +61,14 @@ class ThreadPool:
         *Cancellation*: while waiting for a thread, at once. Once the call runs it is waited for: use this for calls
         that end soon by themselves, so that none outlives the request that started it.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+        return await trio.to_thread.run_sync(call, limiter=self._places)
 
     async def run_or_abandon[T](self, call: Callable[[], T]) -> T:
         """``call()`` in a thread, for a call that asks whether something hangs, and leaves nothing behind.
 
         *Cancellation*: at once. A call that runs is left behind, and keeps its place in the pool until it ends.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(call, limiter=self._places, abandon_on_cancel=True)
 
     async def run_interruptible[T](self, call: Callable[[], T], interrupt: Callable[[], object]) -> T:
         """``call()`` in a thread, ended by ``interrupt()`` when the caller is cancelled.
@@ -57,7 +81,7 @@ class ThreadPool:
         """
         job = _Job()
         try:
-            return await trio.to_thread.run_sync(partial(job.run, call), limiter=self._limiter, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(partial(job.run, call), limiter=self._places, abandon_on_cancel=True)
         except trio.Cancelled:
             if job.withdraw():
                 with trio.CancelScope(shield=True):
@@ -69,6 +93,14 @@ class ThreadPool:
     def statistics(self) -> ThreadStatistics:
         state = self._limiter.statistics()
         return ThreadStatistics(self._name, int(state.total_tokens), state.borrowed_tokens, state.tasks_waiting)
+
+
+_pools: WeakSet[ThreadPool] = WeakSet()
+
+
+def pools() -> list[ThreadPool]:
+    """Those of this process."""
+    return list(_pools)
 
 
 async def in_threads[T](items: Iterator[T]) -> AsyncGenerator[T]:

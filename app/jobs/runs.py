@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -106,6 +107,7 @@ class Runs[C]:
         self, engine: Engine[C], store: Store, results: Results, gate: DrainGate, owner: str, nursery: trio.Nursery
     ) -> None:
         self.running: dict[str, Run] = {}
+        self.ended: Counter[str] = Counter()
         self._engine = engine
         self._store = store
         self._results = results
@@ -309,6 +311,8 @@ class Runs[C]:
             if not run.is_settled:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
                     await self._end(run, ending)
+            if run.job.is_over:
+                self.ended[run.job.state] += 1
             _tell_end(run, ending)
 
     async def _end(self, run: Run, ending: Ending) -> None:

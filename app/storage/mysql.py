@@ -14,7 +14,7 @@ import trio
 from app.errors import BACKING_OFF, DatabaseUnavailable, QueryFailed, StartError
 from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
-from app.storage.database import DatabaseStatistics, Rows, Scalar
+from app.storage.database import DatabaseStatistics, DatabaseTimes, Rows, Scalar
 from app.storage.mysql_connection import MysqlConnection, connect, tls_context
 from app.storage.stream_places import StreamPlaces
 
@@ -64,7 +64,8 @@ class MysqlDatabase:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
-        self._connect = partial(connect, settings, tls_context(settings))
+        self._times = DatabaseTimes()
+        self._connect = partial(connect, settings, tls_context(settings), self._times.queries)
         self._permits = trio.Semaphore(settings.pool, max_value=settings.pool)
         self._places = StreamPlaces(settings.pool)
         self._idle: deque[tuple[float, MysqlConnection]] = deque()
@@ -119,6 +120,7 @@ class MysqlDatabase:
             opened=self._opened,
             discarded=self._discarded,
             killed=self._killer.killed,
+            times=self._times,
         )
 
     async def reap(self) -> None:
@@ -141,12 +143,14 @@ class MysqlDatabase:
     @asynccontextmanager
     async def _lend(self) -> AsyncGenerator[MysqlConnection]:
         await trio.lowlevel.checkpoint_if_cancelled()
+        came = trio.current_time()
         try:
             self._permits.acquire_nowait()
         except trio.WouldBlock:
             await self._permits.acquire()
         try:
             connection = self._take_idle() or await self._open_one()
+            self._times.waits.observe(trio.current_time() - came)
             try:
                 yield connection
             finally:

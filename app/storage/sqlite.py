@@ -12,8 +12,9 @@ from typing import Literal
 import trio
 
 from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed, StartError
+from app.flow.histograms import Histogram
 from app.flow.threads import ThreadPool
-from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
+from app.storage.database import DatabaseStatistics, DatabaseTimes, Row, Rows, Scalar
 from app.storage.stream_places import StreamPlaces
 
 _READERS = 4
@@ -58,8 +59,9 @@ class SqliteDatabase:
         self._path = path
         self._threads = threads
         self._identity: tuple[int, int] | None = None
-        self._readers = _Connections(path, threads, _READERS)
-        self._writer = _Connections(path, threads, 1)
+        self._times = DatabaseTimes()
+        self._readers = _Connections(path, threads, _READERS, self._times)
+        self._writer = _Connections(path, threads, 1, self._times)
         self._places = StreamPlaces(_READERS)
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
@@ -116,6 +118,7 @@ class SqliteDatabase:
             opened=readers.opened + writer.opened,
             discarded=0,
             killed=readers.interrupted + writer.interrupted,
+            times=self._times,
         )
 
     async def aclose(self) -> None:
@@ -126,13 +129,14 @@ class SqliteDatabase:
 class _Connections:
     """At most ``size`` connections, opened when first needed and lent in order."""
 
-    def __init__(self, path: Path, threads: ThreadPool, size: int) -> None:
+    def __init__(self, path: Path, threads: ThreadPool, size: int, times: DatabaseTimes) -> None:
         self.size = size
         self.idle: list[_Connection] = []
         self.opened = 0
         self.interrupted = 0
         self._path = path
         self._threads = threads
+        self._times = times
         self._permits = trio.Semaphore(size, max_value=size)
         self._closed = False
 
@@ -142,8 +146,10 @@ class _Connections:
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
+        came = trio.current_time()
         async with self._permits:
             connection = self.idle.pop() if self.idle else await self._open()
+            self._times.waits.observe(trio.current_time() - came)
             try:
                 yield connection
             finally:
@@ -163,7 +169,7 @@ class _Connections:
 
         raw = await _when_unlocked(try_to_open)
         self.opened += 1
-        return _Connection(raw, self._threads, self._count_interruption)
+        return _Connection(raw, self._threads, self._times.queries, self._count_interruption)
 
     async def aclose(self) -> None:
         """Closes what is idle; what is lent is closed when it comes back."""
@@ -178,13 +184,17 @@ class _Connections:
 class _Connection:
     """One SQLite connection, used by one task at a time; inside a transaction it is the `Transaction`."""
 
-    def __init__(self, raw: sqlite3.Connection, threads: ThreadPool, on_interruption: Callable[[], None]) -> None:
+    def __init__(
+        self, raw: sqlite3.Connection, threads: ThreadPool, times: Histogram, on_interruption: Callable[[], None]
+    ) -> None:
         self._raw = raw
         self._threads = threads
+        self._times = times
         self._on_interruption = on_interruption
 
     async def call[T](self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work(connection)`` in a thread; cancelling it interrupts the statement."""
+        began = trio.current_time()
         try:
             return await self._threads.run_interruptible(partial(work, self._raw), self._raw.interrupt)
         except trio.Cancelled:
@@ -194,6 +204,8 @@ class _Connection:
             raise _translated(error) from error
         except UnicodeEncodeError as error:
             raise QueryFailed("a text cannot be stored in the database", internal=str(error)) from error
+        finally:
+            self._times.observe(trio.current_time() - began)
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
         def work(raw: sqlite3.Connection) -> Rows:

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import RequestLine, log_request
+from app.telemetry.metrics import UNMATCHED, metrics
+from app.telemetry.outcomes import Outcome, outcome_of
 from app.wire.asgi import WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
+_requests = metrics.requests
 
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
 _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
-
-type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
-
-_OUTCOMES: dict[type[object], Outcome] = {
-    DeadlineExceeded: "deadline",
-    Overloaded: "overloaded",
-    ShuttingDown: "shutdown",
-}
 
 
 class Exchange:
@@ -288,18 +283,25 @@ class Exchange:
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
-        first_byte, client, request, came = self._first_byte, self.scope.get("client"), self.request, self.came
+        """In the log and the metrics."""
+        scope, request, came = self.scope, self.request, self.came
+        client, method, sent = scope.get("client"), self._method, self.body_bytes + request.sent_now
+        status = _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status
+        seconds = self._clock() - came
+        first_byte = None if self._first_byte is None else self._first_byte - came
+        route, taken, trace_id = scope.get("route", UNMATCHED), self.taken, request.trace_id
+        _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, trace_id)
         line = RequestLine(
-            method=self._method,
-            path=self.scope["path"],
-            status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
+            method=method,
+            path=scope["path"],
+            status=status,
             outcome=outcome,
-            ms=_milliseconds(self._clock() - came),
-            first_byte_ms=None if first_byte is None else _milliseconds(first_byte - came),
-            bytes=self.body_bytes + request.sent_now,
+            ms=_milliseconds(seconds),
+            first_byte_ms=None if first_byte is None else _milliseconds(first_byte),
+            bytes=sent,
             client=client[0] if client else None,
             request_id=request.id,
-            trace_id=request.trace_id,
+            trace_id=trace_id,
         )
         log_request(_log, line)
 
@@ -314,13 +316,7 @@ class Exchange:
             late = self.request.ended_by is None and error is not None and error.status < 500
             return "client_error" if late else self.request.ended_by or "error"
         status = self.status or 0
-        if error is None and status < 400:
-            return "ok"
-        if (outcome := _OUTCOMES.get(type(error))) is not None:
-            return outcome
-        if status >= 500:
-            return "error"
-        return "client_error" if status >= 400 else "ok"
+        return "ok" if error is None and status < 400 else outcome_of(status, error)
 
 
 def _milliseconds(seconds: float) -> float:

@@ -36,6 +36,7 @@ from werkzeug.routing import MapAdapter
 
 from app.errors import NotFound
 from app.http.answers import Answer
+from app.web.index import template_of
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
 from app.web.short_way import send_answer
 from app.wire.asgi import WHOLE, Receive, Scope, Send
@@ -57,7 +58,10 @@ class Connection(TrioASGIHTTPConnection):
         request = self._request()
         most = cast("int", self.app.config["MAX_CONTENT_LENGTH"])
         request.body = cast("Any", PulledBody(cast("Receive", receive), most))
-        response = await self.app.handle_request(request)
+        try:
+            response = await self.app.handle_request(request)
+        finally:
+            _tell_route(request)
         if isinstance(response, Answer):
             await send_answer(cast("Scope", self.scope), cast("Send", send), response)
             return
@@ -96,7 +100,10 @@ class SocketConnection(TrioASGIWebsocketConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         websocket = self._create_websocket_from_scope(send)
         websocket.buffer = cast("Any", PulledMessages(cast("Receive", receive)))
-        await self.app.handle_websocket(websocket)
+        try:
+            await self.app.handle_websocket(websocket)
+        finally:
+            _tell_route(websocket)
         if not self._closed:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
 
@@ -261,6 +268,12 @@ def _wanted(functions: Mapping[Any, Any], signal: Signal) -> bool:
 
 async def _no_push(path: str, headers: Headers) -> None:
     """Browsers have given it up."""
+
+
+def _tell_route(request: Request | Websocket) -> None:
+    """Whoever counts requests finds in ``scope`` which route it was, as a template."""
+    if request.url_rule is not None:
+        cast("Any", request.scope)["route"] = template_of(request.url_rule.rule)
 
 
 def _title_of(name: bytes) -> str:

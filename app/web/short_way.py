@@ -39,11 +39,13 @@ class ShortWay:
                 for route in self._routes:
                     parameter = _parameter(scope, route)
                     if parameter is not None:
+                        scope["route"] = route.template
                         fields = fields_of(scope["headers"], route.fields)
                         answer = await route.handler(method, parameter, fields, scope["query_string"])
                         await send_answer(scope, send, answer)
                         return
             elif method == "POST" and (post := self._posts.get(scope["path"])) is not None:
+                scope["route"] = post.path
                 await send_answer(scope, send, await post.handler(self._posted(scope, receive, post)))
                 return
             elif scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)

@@ -44,6 +44,7 @@ _ROUTES = {
     "/api/transform",
     "/api/transform/steps",
     "/healthz",
+    "/metrics",
     "/readyz",
 }
 _PATHS = ["/", "/healthz", "/readyz", "/api/report/test-user"]

@@ -18,6 +18,7 @@ from hypercorn.typing import ConnectionState
 
 from app.errors import Overloaded
 from app.flow.threads import ThreadPool
+from app.telemetry.metrics import metrics
 from app.wire.connection import Connection, Connections
 from app.wire.hypercorn.applications import ApplicationGroup
 from app.wire.hypercorn.http2 import Http2
@@ -79,6 +80,7 @@ class ClientConnection(TCPServer):
             return
         _log.info("connection refused", limit=self.shared.limit)
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
+        metrics.requests.refused(error)
         os.write(self._socket.fileno(), refusal(error).as_http1())
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
@@ -132,12 +134,12 @@ class ClientConnection(TCPServer):
     async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         """Hypercorn's own protocols, on what ``came`` already and what follows."""
         scope = trio.CancelScope()
-        self.shared.others.add(scope)
+        self.shared.others[scope] = "http/2" if alpn == "h2" else "websocket"
         try:
             with scope:
                 await self._run_protocol(came, alpn, client, server, secure=secure)
         finally:
-            self.shared.others.remove(scope)
+            del self.shared.others[scope]
 
     async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         try:
