@@ -22,7 +22,7 @@ from app.wire.hypercorn import hypercorn_values, serve
 
 
 def run(settings: Settings, _: argparse.Namespace) -> None:
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     config = Config.from_mapping(hypercorn_values(settings.server))
     try:
         sockets = config.create_sockets()
@@ -45,7 +45,7 @@ def hypercorn_config() -> dict[str, Any]:
     on it is one line.
     """
     settings = or_exit(load_settings)
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     sys.excepthook = _one_line_for_os_errors
     return hypercorn_values(settings.server)
 
