@@ -39,6 +39,8 @@ from app.storage.instances import open_instances
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
+from app.telemetry.lag import LoopLag
+from app.telemetry.watchdog import watching
 from app.transforms.events import on_each_record
 from app.transforms.routes import transforming, transforms_blueprint
 from app.transforms.service import Transforms, open_transforms
@@ -48,6 +50,8 @@ from app.web.index import index_blueprint
 from app.web.later import Later
 from app.web.lifespan import Server
 from app.web.published import PublishedKeys
+from app.web.task_words import vocabulary
+from app.web.tasks import tasks_blueprint
 from app.wire.asgi import AsgiApp
 
 # What the production command's own script loads, which Python has each process run again.
@@ -144,6 +148,8 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
+    words = vocabulary()
+    lag = LoopLag()
     async with open_house(settings, gate) as house, trio.open_nursery() as nursery:
         checks = {
             "compute": house.compute.engine.wait_ready,
@@ -153,6 +159,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         blueprints = [
             index_blueprint(),
             health_blueprint(checks, gate),
+            tasks_blueprint(words),
             reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
             compute_blueprint(house.compute),
@@ -167,7 +174,9 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         posts = [process_route(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline))]
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.stores.reports.sweep)
-        yield build_application(blueprints, short_routes, settings.server, posts)
+        nursery.start_soon(lag.run)
+        with watching(lag, settings.telemetry.stall_warn, words.request_of):
+            yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
 
 

@@ -323,8 +323,11 @@ class _Reader:
 
     def _log_level(self) -> LogLevel:
         text = self._text("SLUICE_LOG_LEVEL")
-        level = next((level for level in LOG_LEVELS if level == text.lower()), None)
-        return level or self._refuse("SLUICE_LOG_LEVEL", text, " or ".join(LOG_LEVELS), "info")
+        for level in LOG_LEVELS:
+            if level == text.lower():
+                return level
+        self._refuse("SLUICE_LOG_LEVEL", text, " or ".join(LOG_LEVELS), None)
+        return "info"
 
     def _missing(self, *names: str) -> list[str]:
         return [name for name in names if name not in self._given]

@@ -146,6 +146,11 @@ class Connection:
                 self._transport.close()
         return handed_over
 
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended for being idle, or for a head that takes too long; infinite while a request runs."""
+        return min(self._shared.idle.left(self), self._shared.heads.left(self))
+
     def stop(self) -> None:
         """Ends it as soon as no request runs."""
         if self._waiting:
