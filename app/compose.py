@@ -44,8 +44,10 @@ from app.storage.measures import database_measures
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
-from app.telemetry.metrics import Source, metrics, requests_measures
+from app.telemetry.metrics import Source, lag_measures, metrics, requests_measures
 from app.telemetry.siblings import open_siblings
+from app.telemetry.lag import LoopLag
+from app.telemetry.watchdog import watching
 from app.transforms.events import on_each_record
 from app.transforms.measures import transforms_measures
 from app.transforms.routes import transforming, transforms_blueprint
@@ -57,6 +59,8 @@ from app.web.later import Later
 from app.web.lifespan import Server
 from app.web.metrics import metrics_route
 from app.web.published import PublishedKeys
+from app.web.task_words import vocabulary
+from app.web.tasks import tasks_blueprint
 from app.wire.asgi import AsgiApp
 
 # What the production command's own script loads, which Python has each process run again.
@@ -153,9 +157,11 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
+    words = vocabulary()
+    lag = LoopLag()
     async with (
         open_house(settings, gate) as house,
-        metrics.reading(*_sources(house, gate)),
+        metrics.reading(*_sources(house, gate, lag)),
         open_siblings(metrics.snapshot) as siblings,
         trio.open_nursery() as nursery,
     ):
@@ -167,6 +173,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         blueprints = [
             index_blueprint(),
             health_blueprint(checks, gate),
+            tasks_blueprint(words),
             reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
             compute_blueprint(house.compute),
@@ -182,13 +189,16 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         posts = [process_route(house.compute, Later(house.jobs, house.keys, settings.server.request_deadline))]
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.stores.reports.sweep)
-        yield build_application(blueprints, short_routes, settings.server, posts)
+        nursery.start_soon(lag.run)
+        with watching(lag, settings.telemetry.stall_warn, words.request_of):
+            yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
 
 
-def _sources(house: House, gate: DrainGate) -> list[Source]:
+def _sources(house: House, gate: DrainGate, lag: LoopLag) -> list[Source]:
     """Who counts what is told by ``/metrics``, beside the requests themselves."""
     return [
+        partial(lag_measures, lag),
         partial(requests_measures, gate, lambda: house.jobs.count),
         partial(database_measures, house.stores.database),
         partial(engine_measures, house.compute.engine),

@@ -26,6 +26,9 @@ from app.errors import StartError
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _MASK = "********"
 
+type LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error", "critical")
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -116,6 +119,15 @@ class TransformSettings:
 
 
 @dataclass(frozen=True)
+class TelemetrySettings:
+    """log_level: of the lines that are written, at least. stall_warn: seconds for which the event loop may not answer
+    before that is logged; 0: it never is."""
+
+    log_level: LogLevel
+    stall_warn: float
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one process of Sluice runs on; each room gets its own part."""
 
@@ -129,6 +141,7 @@ class Settings:
     jobs: JobSettings
     transforms: TransformSettings
     live: LiveSettings
+    telemetry: TelemetrySettings
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SLUICE_REQUEST_DEADLINE", "a request's whole time; transfers that keep moving are exempt", "60s"),
     Variable("SLUICE_DRAIN_DELAY", "not ready, but still accepting, so that load balancers notice", "0s"),
     Variable("SLUICE_DRAIN_TIMEOUT", "what running requests get at shutdown", "30s"),
+    Variable("SLUICE_LOG_LEVEL", "lines of the log, from this level on", "info"),
+    Variable("SLUICE_STALL_WARN", "the event loop may not answer for so long until that is logged; 0: never", "100ms"),
 )
 _SECRETS = {variable.name for variable in VARIABLES if variable.secret}
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
@@ -280,6 +295,9 @@ class _Reader:
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
             live=config.live,
+            telemetry=TelemetrySettings(
+                log_level=self._log_level(), stall_warn=self._seconds("SLUICE_STALL_WARN", may_be_zero=True)
+            ),
         )
         if self._mistakes:
             raise StartError(*self._mistakes)
@@ -302,6 +320,14 @@ class _Reader:
             pool=self._whole("SLUICE_DB_POOL", 1, 1000),
             path=data / "sluice.db",
         )
+
+    def _log_level(self) -> LogLevel:
+        text = self._text("SLUICE_LOG_LEVEL")
+        for level in LOG_LEVELS:
+            if level == text.lower():
+                return level
+        self._refuse("SLUICE_LOG_LEVEL", text, " or ".join(LOG_LEVELS), None)
+        return "info"
 
     def _missing(self, *names: str) -> list[str]:
         return [name for name in names if name not in self._given]

@@ -25,7 +25,7 @@ from app.wire.hypercorn import hypercorn_values, serve
 
 
 def run(settings: Settings, _: argparse.Namespace) -> None:
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     config = Config.from_mapping(hypercorn_values(settings.server))
     try:
         sockets = config.create_sockets()
@@ -48,7 +48,7 @@ def hypercorn_config() -> dict[str, Any]:
     on it is one line.
     """
     settings = or_exit(load_settings)
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     # Its workers keep there what they count, and do not know which of them is the last one.
     atexit.register(remove_of, os.getpid())
     sys.excepthook = _one_line_for_os_errors

@@ -87,6 +87,12 @@ class RequestScope:
         """Whether it was ended from outside; also by a deadline that has passed while Trio has not looked yet."""
         return self.reason is not None if self._timeouts is not None else self.scope.cancel_called
 
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended for being late; infinite where nothing counts now."""
+        own = self.scope.deadline - trio.current_time()
+        return own if self._timeouts is None else min(own, self._timeouts.left(self))
+
     def begin_moving(self) -> None:
         """A part of the answer, or of the body, is on its way: until `end_moving` the stall limit counts instead. Both
         may be at once: one that waits for its client is not to be late because the other gets on."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.flow.histograms import SECONDS
+from app.telemetry.lag import LAG_BUCKETS
 
 type Kind = Literal["counter", "gauge", "histogram"]
 type Merge = Literal["sum", "max", "min"]
 
 OTHER = "other"
 """Stands for what is not told by its name, of which there may be any number."""
-
-LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, eq=False)

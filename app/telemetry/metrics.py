@@ -19,6 +19,7 @@ from app.flow.drain import DrainGate
 from app.flow.histograms import SECONDS, Histogram
 from app.flow.threads import ThreadPool, pools
 from app.telemetry import families as f
+from app.telemetry.lag import LoopLag
 from app.telemetry.outcomes import outcome_of
 from app.telemetry.snapshots import Distribution, Exemplar, Snapshot, add
 
@@ -144,6 +145,11 @@ class Metrics:
 def requests_measures(gate: DrainGate, jobs: Callable[[], int]) -> Iterable[Reading]:
     """jobs: how many of those that the gate knows are none."""
     yield f.IN_FLIGHT, (), max(0, gate.statistics().running - jobs())
+
+
+def lag_measures(lag: LoopLag) -> Iterable[Reading]:
+    measured = lag.statistics()
+    yield f.LOOP_LAG, (), Distribution(list(measured.counts), measured.total_seconds)
 
 
 def _of_the_loop() -> Iterable[Reading]:

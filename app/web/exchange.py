@@ -306,6 +306,16 @@ class Exchange:
         log_request(_log, line)
 
     @property
+    def age(self) -> float:
+        """Seconds since it came."""
+        return self._clock() - self.came
+
+    @property
+    def title(self) -> str:
+        """What it asks for, without its query."""
+        return f"{self._method} {self.scope['path']}"
+
+    @property
     def _method(self) -> str:
         return self.scope["method"]
 

@@ -163,6 +163,11 @@ class Connection:
         """Whether no request runs."""
         return self._waiting
 
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended for being idle, or for a head that takes too long; infinite while a request runs."""
+        return min(self._shared.idle.left(self), self._shared.heads.left(self))
+
     def stop(self) -> None:
         """Ends it as soon as no request runs."""
         if self._waiting:

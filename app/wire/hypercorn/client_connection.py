@@ -42,7 +42,7 @@ OTHER_DESCRIPTORS = 400
 
 
 class ClientConnection(TCPServer):
-    """One connection. Whatever it raises ends it alone."""
+    """One connection. Whatever it raises ends it alone. began: when, in Trio's time."""
 
     shared: ClassVar[Connections]
     threads: ClassVar[ThreadPool]
@@ -50,8 +50,11 @@ class ClientConnection(TCPServer):
     _held = False
     _watching: int | None = None
     _lingers = False
+    _http1: Connection | None = None
+    began = 0.0
 
     async def run(self) -> None:
+        self.began = trio.current_time()
         with self.shared.counted() as wanted:
             try:
                 await (self._run() if wanted else self._refuse())
@@ -67,6 +70,22 @@ class ClientConnection(TCPServer):
                 _log.warning("connection failed", exc_info=error)
             finally:
                 self._socket.close()
+
+    @property
+    def title(self) -> str:
+        """Who is at its other end, and what it speaks."""
+        try:
+            address = _parse_socket_addr(self._socket.family, self._socket.getpeername())
+        except OSError:  # it has left
+            address = None
+        protocol = type(getattr(getattr(self, "protocol", None), "protocol", None)).__name__
+        spoken = {"H2Protocol": "HTTP/2", "NoneType": "HTTP/1.1"}.get(protocol, "WebSocket")
+        return f"{'unix' if address is None else f'{address[0]}:{address[1]}'} {spoken}"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended, where it speaks HTTP/1.1 and has nothing to do."""
+        return float("inf") if self._http1 is None else self._http1.seconds_left
 
     @property
     def _socket(self) -> trio.socket.SocketType:
@@ -120,7 +139,8 @@ class ClientConnection(TCPServer):
             }
             mark = None if self.context.max_requests is None else self._mark_request
             app = cast("WatchedApp", self.app).asgi
-            rest = await Connection(app, base, transport, shared, mark).run()
+            self._http1 = Connection(app, base, transport, shared, mark)
+            rest = await self._http1.run()
             shared.readiness.forget(self._socket.fileno())
         if rest is not None:
             alpn = "h2" if rest.startswith(b"PRI ") else alpn
