@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,6 +19,7 @@ from app.compute.payload import Inline
 from app.compute.registry import load_tasks
 from app.compute.routes import compute_blueprint, process_route
 from app.compute.service import Compute
+from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.flow.processes import preload
 from app.flow.threads import ThreadPool
@@ -31,7 +33,7 @@ from app.reports.list_route import list_route
 from app.reports.listing import Listing
 from app.reports.routes import report_route, reports_blueprint
 from app.reports.service import Reports
-from app.settings import Settings
+from app.settings import Settings, TraceSettings
 from app.storage.blobs import LocalBlobs, open_blobs
 from app.storage.database import Database
 from app.storage.idempotency import IdempotencyKeys
@@ -49,6 +51,9 @@ from app.web.later import Later
 from app.web.lifespan import Server
 from app.web.published import PublishedKeys
 from app.wire.asgi import AsgiApp
+
+if TYPE_CHECKING:
+    from app.telemetry.traces import Traces
 
 # What the production command's own script loads, which Python has each process run again.
 _MAIN = ("hypercorn.__main__",)
@@ -144,7 +149,11 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
-    async with open_house(settings, gate) as house, trio.open_nursery() as nursery:
+    async with (
+        _open_traces(settings.traces),
+        open_house(settings, gate) as house,
+        trio.open_nursery() as nursery,
+    ):
         checks = {
             "compute": house.compute.engine.wait_ready,
             "database": house.stores.database.ping,
@@ -169,6 +178,23 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         nursery.start_soon(house.stores.reports.sweep)
         yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_traces(settings: TraceSettings) -> AsyncGenerator[Traces | None]:
+    """The room that sends spans, around all whose spans it sends. *Errors*: StartError."""
+    if not settings.on:
+        yield None
+        return
+    try:
+        from app.telemetry.traces import open_traces  # noqa: PLC0415 - it takes its time, and has its own requirements
+    except ImportError as error:
+        needed = (
+            "needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http (pip install 'sluice-server[otel]')"
+        )
+        raise StartError(f"OTEL_EXPORTER_OTLP_ENDPOINT: {needed}: {error}") from error
+    async with open_traces(settings) as traces:
+        yield traces
 
 
 def build_server(settings: Settings, gate: DrainGate) -> Server:

@@ -75,6 +75,7 @@ REFUSED: dict[str, list[str]] = {
     "SLUICE_REQUEST_DEADLINE": [*BAD_TIMES, "0"],
     "SLUICE_DRAIN_DELAY": BAD_TIMES,
     "SLUICE_DRAIN_TIMEOUT": BAD_TIMES,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4318", "grpc://collector:4317", "http://", "/v1/traces"],
 }
 type Read = Callable[[Settings], object]
 READ: dict[str, tuple[str, object, Read]] = {
@@ -113,6 +114,7 @@ READ: dict[str, tuple[str, object, Read]] = {
     "SLUICE_REQUEST_DEADLINE": ("2min", 120.0, lambda s: s.server.request_deadline),
     "SLUICE_DRAIN_DELAY": ("0", 0.0, lambda s: s.server.drain_delay),
     "SLUICE_DRAIN_TIMEOUT": ("1 h", 3600.0, lambda s: s.server.drain_timeout),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://[::1]:4318", True, lambda s: s.traces.on),
 }
 each_variable = pytest.mark.parametrize("variable", VARIABLES, ids=[variable.name for variable in VARIABLES])
 

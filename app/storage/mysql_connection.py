@@ -22,6 +22,7 @@ from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, Q
 from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 from app.storage.mysql_rows import Shape, shape_of
+from app.storage.query_spans import query_span
 
 CONNECT_SECONDS = 5.0
 _auth: Any = _untyped_auth
@@ -196,12 +197,12 @@ class MysqlConnection:
         self.broken = False
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             text = self._raw.cursor(_Cursor).mogrify(_placeholders(sql), tuple(parameters))
             return cast("Rows", await self._raw.rows(text))
 
     async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             return cast("int", await self._raw.cursor(_Cursor).execute(_placeholders(sql), tuple(parameters)))
 
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> Callable[[int], Any]:

@@ -17,6 +17,7 @@ from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage, closing_source, open_pipeline
 from app.flow.processes import ProcessPool, open_processes, spare_cpus
+from app.flow.spans import NOTHING, Nothing, Span, current, span
 from app.flow.threads import ThreadPool
 from app.settings import Settings
 from app.transforms.chain import Progress, advance, feed, finish, is_done
@@ -126,7 +127,8 @@ class Transforms:
         first: AsyncIterable[bytes] = watched
         if placed[0][0] == "loop":
             # The task that waits for the source has time for it; one channel less.
-            first = _on_loop(placed.pop(0)[1], allowance, watched)
+            on_loop = _first_on_loop if current() is not None else _on_loop
+            first = on_loop(placed.pop(0)[1], allowance, watched)
         stages = [self._stage(place, chain, allowance) for place, chain in placed]
         hashing = sha256() if digest else None
         async with (
@@ -140,6 +142,9 @@ class Transforms:
         outcome.digests = [one.digest for _, chain in groups for one in chain if isinstance(one, Sha256) and one.digest]
 
     def _stage(self, place: Place, chain: Sequence[Transformer], allowance: Allowance) -> Stage:
+        return partial(_told, place, chain, self._placed(place, chain, allowance))
+
+    def _placed(self, place: Place, chain: Sequence[Transformer], allowance: Allowance) -> Stage:
         match place:
             case "loop":
                 return partial(_pass_on, chain, allowance)
@@ -192,6 +197,17 @@ class Transforms:
                 return progress
 
 
+def _span_of(place: Place, chain: Sequence[Transformer]) -> Span | Nothing:
+    if current() is None:
+        return NOTHING
+    return span("stage", {"sluice.place": place, "sluice.steps": " ".join(type(one).__name__ for one in chain)})
+
+
+async def _told(place: Place, chain: Sequence[Transformer], stage: Stage, reader: Reader, writer: Writer) -> None:
+    with _span_of(place, chain):
+        await stage(reader, writer)
+
+
 @dataclass
 class Allowance:
     """How much may come out of any stage, and flow within it: ``max_expansion`` times what came from the source, and
@@ -225,6 +241,22 @@ async def _on_loop(
             break
     for given in finish(chain):
         yield given
+
+
+async def _first_on_loop(
+    chain: Sequence[Transformer], allowance: Allowance, pieces: AsyncIterable[bytes]
+) -> AsyncGenerator[bytes]:
+    stage = _span_of("loop", chain)
+    error: BaseException | None = None
+    try:
+        async with aclosing(_on_loop(chain, allowance, pieces)) as given:
+            async for piece in given:
+                yield piece
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        stage.end(error)
 
 
 async def _pass_on(chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer) -> None:

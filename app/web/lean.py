@@ -8,6 +8,7 @@ for each request although it does not change is remembered.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn, cast
@@ -38,11 +39,13 @@ from app.errors import NotFound
 from app.http.answers import Answer
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
 from app.web.short_way import send_answer
-from app.wire.asgi import WHOLE, Receive, Scope, Send
+from app.wire.asgi import ROUTE, WHOLE, Receive, Scope, Send
 
 # Paths and methods whose routes are remembered, requests whose routing is, names of fields; how long those may be.
 _MOST_FOUND = 1024
 _LONGEST_FOUND = 512
+# As Werkzeug writes them.
+_PARAMETER = re.compile(r"<(?:[^<>]+:)?(\w+)>")
 _CONTENT_TYPE = "text/html; charset=utf-8"
 # Whether contexts are those of Quart 0.23, where the request is the application's; others Quart enters in its own way.
 _IS_KNOWN = hasattr(quart.ctx.AppContext, "match_request") and hasattr(quart.globals, "_cv_app")
@@ -198,6 +201,7 @@ class LeanQuart(QuartTrio):
         context: Any = self.request_context(request)
         if not _IS_KNOWN or self._is_watched():
             async with context:
+                _say_route(request)
                 return await self.full_dispatch_request(context)
         # As `AppContext.push` and `pop` do, but for telling nobody.
         context._session = self.session_interface._session
@@ -205,6 +209,7 @@ class LeanQuart(QuartTrio):
         context._cv_token = token = quart.globals._cv_app.set(context)
         try:
             context.match_request()
+            _say_route(request)
             return await self.full_dispatch_request(context)
         finally:
             await request.close()
@@ -222,6 +227,7 @@ class LeanQuart(QuartTrio):
 
     async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:
         async with self.websocket_context(websocket) as context:
+            _say_route(websocket)
             return await self.full_dispatch_websocket(context)
 
     async def handle_user_exception(self, *arguments: Any) -> NoReturn:  # type: ignore[override] # likewise
@@ -261,6 +267,17 @@ def _wanted(functions: Mapping[Any, Any], signal: Signal) -> bool:
 
 async def _no_push(path: str, headers: Headers) -> None:
     """Browsers have given it up."""
+
+
+def _say_route(request: Request | Websocket) -> None:
+    """To whoever is around us."""
+    if request.url_rule is not None:
+        cast("Scope", request.scope)[ROUTE] = _template(request.url_rule.rule)
+
+
+@lru_cache(maxsize=1024)
+def _template(rule: str) -> str:
+    return _PARAMETER.sub(r"{\1}", rule)
 
 
 def _title_of(name: bytes) -> str:

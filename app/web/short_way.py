@@ -15,7 +15,7 @@ from app.http.answers import Answer, FilePart, Posted, ShortPost, ShortRoute, St
 from app.http.fields import fields_of
 from app.storage.open_files import BlobTruncated
 from app.web.pulled import PulledBody, length_of
-from app.wire.asgi import TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import ROUTE, TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
@@ -28,7 +28,7 @@ class ShortWay:
         self, app: AsgiApp, routes: Sequence[ShortRoute], posts: Sequence[ShortPost] = (), most: int = 0
     ) -> None:
         self._app = app
-        self._routes = routes
+        self._routes = [(route, _template(route)) for route in routes]
         self._posts = {post.path: post for post in posts}
         self._most = most
 
@@ -36,14 +36,16 @@ class ShortWay:
         if scope["type"] == "http":
             method = scope["method"]
             if method in {"GET", "HEAD"}:
-                for route in self._routes:
+                for route, template in self._routes:
                     parameter = _parameter(scope, route)
                     if parameter is not None:
+                        scope[ROUTE] = template
                         fields = fields_of(scope["headers"], route.fields)
                         answer = await route.handler(method, parameter, fields, scope["query_string"])
                         await send_answer(scope, send, answer)
                         return
             elif method == "POST" and (post := self._posts.get(scope["path"])) is not None:
+                scope[ROUTE] = post.path
                 await send_answer(scope, send, await post.handler(self._posted(scope, receive, post)))
                 return
             elif scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)
@@ -55,6 +57,10 @@ class ShortWay:
         client = scope.get("client")
         fields = fields_of(scope["headers"], post.fields)
         return Posted(fields, PulledBody(receive, self._most), length_of(scope), client[0] if client else "")
+
+
+def _template(route: ShortRoute) -> str:
+    return f"{route.prefix}{{{route.parameter}}}" if route.parameter else route.prefix
 
 
 def _parameter(scope: Scope, route: ShortRoute) -> str | None:
