@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,6 +21,7 @@ from app.compute.payload import Inline
 from app.compute.registry import load_tasks
 from app.compute.routes import compute_blueprint, process_route
 from app.compute.service import Compute
+from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.flow.processes import preload
 from app.flow.threads import ThreadPool
@@ -35,7 +37,7 @@ from app.reports.list_route import list_route
 from app.reports.listing import Listing
 from app.reports.routes import report_route, reports_blueprint
 from app.reports.service import Reports
-from app.settings import Settings
+from app.settings import Settings, TraceSettings
 from app.storage.blobs import LocalBlobs, open_blobs
 from app.storage.database import Database
 from app.storage.idempotency import IdempotencyKeys
@@ -44,9 +46,9 @@ from app.storage.measures import database_measures
 from app.storage.mysql import open_mysql
 from app.storage.schema import check_schema
 from app.storage.sqlite import open_sqlite
+from app.telemetry.lag import LoopLag
 from app.telemetry.metrics import Source, lag_measures, metrics, requests_measures
 from app.telemetry.siblings import open_siblings
-from app.telemetry.lag import LoopLag
 from app.telemetry.watchdog import watching
 from app.transforms.events import on_each_record
 from app.transforms.measures import transforms_measures
@@ -62,6 +64,9 @@ from app.web.published import PublishedKeys
 from app.web.task_words import vocabulary
 from app.web.tasks import tasks_blueprint
 from app.wire.asgi import AsgiApp
+
+if TYPE_CHECKING:
+    from app.telemetry.traces import Traces
 
 # What the production command's own script loads, which Python has each process run again.
 _MAIN = ("hypercorn.__main__",)
@@ -160,6 +165,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
     words = vocabulary()
     lag = LoopLag()
     async with (
+        _open_traces(settings.traces),
         open_house(settings, gate) as house,
         metrics.reading(*_sources(house, gate, lag)),
         open_siblings(metrics.snapshot) as siblings,
@@ -207,6 +213,23 @@ def _sources(house: House, gate: DrainGate, lag: LoopLag) -> list[Source]:
         partial(aggregate_measures, house.aggregate),
         partial(live_measures, house.live),
     ]
+
+
+@asynccontextmanager
+async def _open_traces(settings: TraceSettings) -> AsyncGenerator[Traces | None]:
+    """The room that sends spans, around all whose spans it sends. *Errors*: StartError."""
+    if not settings.on:
+        yield None
+        return
+    try:
+        from app.telemetry.traces import open_traces  # noqa: PLC0415 - it takes its time, and has its own requirements
+    except ImportError as error:
+        needed = (
+            "needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http (pip install 'sluice-server[otel]')"
+        )
+        raise StartError(f"OTEL_EXPORTER_OTLP_ENDPOINT: {needed}: {error}") from error
+    async with open_traces(settings) as traces:
+        yield traces
 
 
 def build_server(settings: Settings, gate: DrainGate) -> Server:

@@ -21,7 +21,7 @@ SERVE = [PYTHON, "-m", "app", "serve"]
 HYPERCORN = [str(Path(PYTHON).with_name("hypercorn")), "-c", f"file:{ROOT}/deploy/hypercorn.py", "app.asgi:app"]
 
 _START_SECONDS = 40
-_OURS = ("SLUICE_", "DB_")
+_OURS = ("SLUICE_", "DB_", "OTEL_")
 
 
 def command_environment(folder: Path, extra: dict[str, str] | None = None) -> dict[str, str]:

@@ -77,6 +77,7 @@ REFUSED: dict[str, list[str]] = {
     "SLUICE_DRAIN_TIMEOUT": BAD_TIMES,
     "SLUICE_LOG_LEVEL": ["warn", "10", "info debug", "trace", "none"],
     "SLUICE_STALL_WARN": BAD_TIMES,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4318", "grpc://collector:4317", "http://", "/v1/traces"],
 }
 type Read = Callable[[Settings], object]
 READ: dict[str, tuple[str, object, Read]] = {
@@ -117,6 +118,7 @@ READ: dict[str, tuple[str, object, Read]] = {
     "SLUICE_DRAIN_TIMEOUT": ("1 h", 3600.0, lambda s: s.server.drain_timeout),
     "SLUICE_LOG_LEVEL": ("Warning", "warning", lambda s: s.telemetry.log_level),
     "SLUICE_STALL_WARN": ("0", 0.0, lambda s: s.telemetry.stall_warn),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://[::1]:4318", True, lambda s: s.traces.on),
 }
 each_variable = pytest.mark.parametrize("variable", VARIABLES, ids=[variable.name for variable in VARIABLES])
 

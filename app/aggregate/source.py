@@ -17,6 +17,7 @@ from app.aggregate.retries import RetryBudget, backoff
 from app.aggregate.upstream import Failure, Fields, Upstream
 from app.config.aggregate import SourceSettings
 from app.flow.histograms import Histogram
+from app.flow.spans import span
 
 _log = structlog.get_logger()
 
@@ -87,6 +88,12 @@ class Source:
 
     async def ask(self, inquiry: Inquiry) -> Settled:
         """Returns by the inquiry's deadline, with what there is then."""
+        with span("source", {"sluice.view": self._view, "sluice.source": self.name}) as asking:
+            settled = await self._ask(inquiry)
+            asking.say(sluice__attempts=settled.attempts, sluice__from=settled.origin)
+            return settled
+
+    async def _ask(self, inquiry: Inquiry) -> Settled:
         found = await self._with_retries(inquiry)
         if isinstance(found, Failure):
             return self.otherwise(inquiry, found.reason)
@@ -153,7 +160,7 @@ class Source:
                 failures.append(found)
             elif not won:
                 won.append((found, is_hedge))
-                nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel("hedge")
             over.set()
 
         async def first() -> None:

@@ -15,9 +15,10 @@ from app.compute.endings import crashed, error_of, killed_by
 from app.compute.engine import Call, EngineStatistics, Progress
 from app.compute.fair_queue import FairQueue
 from app.compute.means import Means
-from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired
+from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired, Traced
 from app.compute.pipes import WorkerPipes
 from app.compute.run import Run, Submission
+from app.compute.run_spans import RunSpans
 from app.compute.worker import Orders
 from app.compute.workers import Worker
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
@@ -125,13 +126,13 @@ class LocalEngine:
             if self._withdraw(run):
                 self._end(run, _closing())
 
-    def _accept(self, call: Call) -> Run:
+    def _accept(self, call: Call, spans: RunSpans | None) -> Run:
         if self._closed:
             raise _closing()
         if len(self._accepted) >= self._size + self._most_waiting:
             wait = self._means.wait(len(self._accepted), self._size)
             raise Overloaded(f"{self._most_waiting} tasks wait already, and no more may", retry_after=wait)
-        run = Run(next(self._numbers), call, self._stop)
+        run = Run(next(self._numbers), call, self._stop, spans)
         self._accepted.add(run)
         self._queue.put(call.client, run)
         self._dispatch()
@@ -329,6 +330,9 @@ class LocalEngine:
             case Reported(number, done, total, text):
                 if worker.runs and worker.runs[0].number == number:  # not what a task has left behind
                     worker.runs[0].report(Progress(done, total, text))
+            case Traced(number, spans):
+                if worker.runs and worker.runs[0].number == number and worker.runs[0].spans is not None:
+                    worker.runs[0].spans.take(spans)
             case Returned() | Failed():
                 if not worker.runs or worker.runs[0].number != message.number:
                     raise Garbled(f"an answer to call {message.number}, which is not at its turn")

@@ -29,11 +29,13 @@ from app.compute.messages import (
     Returned,
     Start,
     Tired,
+    Traced,
     decode_start,
     frame,
 )
 from app.compute.registry import load_tasks, parse_request, task_named
 from app.compute.tasks import Cancelled, StoredReport, Task, set_hooks
+from app.compute.traced import CallSpans
 from app.errors import (
     ResultUnusable,
     SluiceError,
@@ -42,6 +44,7 @@ from app.errors import (
     TaskOutOfMemory,
     TaskOutOfTime,
 )
+from app.flow.spans import recording
 
 # Behind the server, which is to answer while all processors compute.
 _NICENESS = 10
@@ -115,11 +118,15 @@ class _Worker:
         calls = 0
         tired = False
         while packet := os.read(self._calls, MOST_PACKET_BYTES):
-            answer = self._answer(decode_start(packet))
+            start = decode_start(packet)
+            spans = CallSpans() if start.traced else None
+            answer = self._answer(start) if spans is None else self._answer_traced(start, spans)
             if os.getpid() != self._process:
                 os._exit(1)  # what a task has forked is no worker, and answers nobody
             if self._held is not None:
                 self._send(self._held)
+            if spans is not None:
+                self._send(Traced(start.number, list(spans.told())))
             self._send(answer)
             if self._ruined:
                 return
@@ -150,6 +157,14 @@ class _Worker:
             self._held = None
 
     # -- one call --------------------------------------------------------------------------------------------------
+
+    def _answer_traced(self, start: Start, spans: CallSpans) -> Returned | Failed:
+        run = spans.begin("task run")
+        with recording(spans), run:
+            answer = self._answer(start)
+            if isinstance(answer, Failed):
+                run.failed(answer.name)
+        return answer
 
     def _answer(self, start: Start) -> Returned | Failed:
         self._number = start.number

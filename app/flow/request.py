@@ -120,7 +120,7 @@ class RequestScope:
     def cancel(self, reason: Reason) -> None:
         if not self.scope.cancel_called:  # also True once the deadline has passed
             self.reason = reason
-            self.scope.cancel()
+            self.scope.cancel(reason)
 
     @property
     def ends_by(self) -> Reason | None:
@@ -135,6 +135,14 @@ class RequestScope:
         if self.reason is None and self.scope.cancelled_caught:
             return "deadline"
         return self.reason
+
+    @property
+    def being_cancelled_by(self) -> Reason | None:
+        """Likewise, while it is still on its way out."""
+        if self.reason is not None or not self.scope.cancel_called:
+            return self.reason
+        # A scope that is not its own has no deadline: it was the server around us.
+        return "deadline" if self._timeouts is None else "shutdown"
 
 
 current_request: ContextVar[RequestScope] = ContextVar("current_request")

@@ -22,6 +22,7 @@ from app.errors import (
 )
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
+from app.flow.spans import span
 from app.jobs.engine import Engine, Submitted
 from app.jobs.job import Ending, Job, Progress, cut, ended, ending_of, moved, told
 from app.jobs.results import Results
@@ -74,7 +75,7 @@ class Run:
         if self.submitted is not None:
             self.submitted.cancel()
         else:
-            self.request.scope.cancel()
+            self.request.scope.cancel("delete")
 
     async def news(self, revision: int) -> None:
         """Returns once ``job`` is of a later revision, or does not run here any more."""
@@ -200,10 +201,12 @@ class Runs[C]:
         request = RequestScope(job.id) if begun_by is None else RequestScope(begun_by.id, begun_by.trace_id)
         current_request.set(request)
         run = self.running[job.id] = Run(job, request)
+        told = span("job", {"sluice.job": job.id, "sluice.task": job.task})
         self._came.set()
         self._gate.enter(request)
         try:
-            yield run
+            with told:
+                yield run
         finally:
             self._gate.leave(request)
             request.close()

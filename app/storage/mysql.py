@@ -12,10 +12,12 @@ import structlog
 import trio
 
 from app.errors import BACKING_OFF, DatabaseUnavailable, QueryFailed, StartError
+from app.flow.spans import span
 from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
 from app.storage.database import DatabaseStatistics, DatabaseTimes, Rows, Scalar
 from app.storage.mysql_connection import MysqlConnection, connect, tls_context
+from app.storage.query_spans import query_span, wait_span
 from app.storage.stream_places import StreamPlaces
 
 _log = structlog.get_logger()
@@ -90,9 +92,10 @@ class MysqlDatabase:
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
         with self._places.take():
             async with self._lend() as connection:
-                fetchmany = await connection.open_cursor(sql, parameters)
-                async with aclosing(_batches(connection, fetchmany, batch)) as batches:
-                    yield batches
+                with query_span("mysql", sql):
+                    fetchmany = await connection.open_cursor(sql, parameters)
+                    async with aclosing(_batches(connection, fetchmany, batch)) as batches:
+                        yield batches
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MysqlConnection]:
@@ -147,7 +150,8 @@ class MysqlDatabase:
         try:
             self._permits.acquire_nowait()
         except trio.WouldBlock:
-            await self._permits.acquire()
+            with wait_span("mysql"):
+                await self._permits.acquire()
         try:
             connection = self._take_idle() or await self._open_one()
             self._times.waits.observe(trio.current_time() - came)
@@ -180,7 +184,8 @@ class MysqlDatabase:
             raise DatabaseUnavailable("the database cannot be asked now", retry_after=wait, internal=BACKING_OFF)
         self._backoff.begin()
         try:
-            connection = await self._connect()
+            with span("connect", {"db.system.name": "mysql"}, "client"):
+                connection = await self._connect()
         except DatabaseUnavailable as error:
             self._backoff.failed(trio.current_time())
             if self._opened:  # before, it is the start that fails, and says so

@@ -23,6 +23,7 @@ from app.flow.histograms import Histogram
 from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 from app.storage.mysql_rows import Shape, shape_of
+from app.storage.query_spans import query_span
 
 CONNECT_SECONDS = 5.0
 _auth: Any = _untyped_auth
@@ -198,12 +199,12 @@ class MysqlConnection:
         self.broken = False
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             text = self._raw.cursor(_Cursor).mogrify(_placeholders(sql), tuple(parameters))
             return cast("Rows", await self._raw.rows(text))
 
     async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             return cast("int", await self._raw.cursor(_Cursor).execute(_placeholders(sql), tuple(parameters)))
 
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> Callable[[int], Any]:

@@ -15,6 +15,7 @@ from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, Q
 from app.flow.histograms import Histogram
 from app.flow.threads import ThreadPool
 from app.storage.database import DatabaseStatistics, DatabaseTimes, Row, Rows, Scalar
+from app.storage.query_spans import query_span, wait_span
 from app.storage.stream_places import StreamPlaces
 
 _READERS = 4
@@ -78,12 +79,13 @@ class SqliteDatabase:
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
         with self._places.take():
             async with self._readers.lend() as connection:
-                cursor = await connection.open_cursor(sql, parameters)
-                try:
-                    async with aclosing(connection.batches(cursor, batch)) as batches:
-                        yield batches
-                finally:
-                    cursor.close()
+                with query_span("sqlite", sql):
+                    cursor = await connection.open_cursor(sql, parameters)
+                    try:
+                        async with aclosing(connection.batches(cursor, batch)) as batches:
+                            yield batches
+                    finally:
+                        cursor.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[_Connection]:
@@ -147,7 +149,12 @@ class _Connections:
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
         came = trio.current_time()
-        async with self._permits:
+        if not self._permits.value:
+            with wait_span("sqlite"):
+                await self._permits.acquire()
+        else:
+            await self._permits.acquire()
+        try:
             connection = self.idle.pop() if self.idle else await self._open()
             self._times.waits.observe(trio.current_time() - came)
             try:
@@ -157,6 +164,8 @@ class _Connections:
                 if self._closed:
                     with trio.CancelScope(shield=True):
                         await self.aclose()
+        finally:
+            self._permits.release()
 
     async def _open(self) -> _Connection:
         async def try_to_open() -> sqlite3.Connection | None:
@@ -211,13 +220,15 @@ class _Connection:
         def work(raw: sqlite3.Connection) -> Rows:
             return raw.execute(sql, tuple(parameters)).fetchall()
 
-        return await self.call(work)
+        with query_span("sqlite", sql):
+            return await self.call(work)
 
     async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
         def work(raw: sqlite3.Connection) -> int:
             return raw.execute(sql, tuple(parameters)).rowcount
 
-        return await self.call(work)
+        with query_span("sqlite", sql):
+            return await self.call(work)
 
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> sqlite3.Cursor:
         def work(raw: sqlite3.Connection) -> sqlite3.Cursor:

@@ -18,6 +18,7 @@ from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage, closing_source, open_pipeline
 from app.flow.processes import ProcessPool, open_processes, spare_cpus
+from app.flow.spans import NOTHING, Nothing, Span, current, span
 from app.flow.threads import ThreadPool
 from app.settings import Settings
 from app.transforms.chain import Progress, advance, feed, finish, is_done
@@ -150,7 +151,8 @@ class Transforms:
         # The task that waits for the source has time for what is quick; one channel less.
         at_source = parts[0].place == "loop"
         if at_source:
-            first = _on_loop(parts[0], allowance, watched)
+            on_loop = _first_on_loop if current() is not None else _on_loop
+            first = on_loop(parts[0], allowance, watched)
         stages = [self._stage(part, allowance) for part in parts[at_source:]]
         hashing = sha256() if digest else None
         with self._counting(parts):
@@ -175,6 +177,9 @@ class Transforms:
             _add_given(parts, self._given)
 
     def _stage(self, part: Part, allowance: Allowance) -> Stage:
+        return partial(_told, part, self._placed(part, allowance))
+
+    def _placed(self, part: Part, allowance: Allowance) -> Stage:
         match part.place:
             case "loop":
                 return partial(_pass_on, part, allowance)
@@ -224,6 +229,19 @@ class Transforms:
                 return progress
 
 
+def _span_of(part: Part) -> Span | Nothing:
+    if current() is None:
+        return NOTHING
+    return span(
+        "stage", {"sluice.place": part.place, "sluice.steps": " ".join(type(one).__name__ for one in part.chain)}
+    )
+
+
+async def _told(part: Part, stage: Stage, reader: Reader, writer: Writer) -> None:
+    with _span_of(part):
+        await stage(reader, writer)
+
+
 @dataclass
 class Allowance:
     """How much may come out of any stage, and flow within it: ``max_expansion`` times what came from the source, and
@@ -266,6 +284,20 @@ async def _on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes
             break
     for given in finish(chain, part.given):
         yield given
+
+
+async def _first_on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    stage = _span_of(part)
+    error: BaseException | None = None
+    try:
+        async with aclosing(_on_loop(part, allowance, pieces)) as given:
+            async for piece in given:
+                yield piece
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        stage.end(error)
 
 
 async def _pass_on(part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:

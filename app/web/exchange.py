@@ -12,13 +12,15 @@ import trio
 from app.errors import BodyTooLarge, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
+from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import RequestLine, log_request
 from app.telemetry.metrics import UNMATCHED, metrics
 from app.telemetry.outcomes import Outcome, outcome_of
-from app.wire.asgi import WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.web.request_span import end_request_span
+from app.wire.asgi import ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
@@ -34,8 +36,8 @@ class Exchange:
     """An HTTP request.
 
     given: the values of those of its fields that every request may have, several of one name joined by a comma.
-    came: when, on ``clock``. started: its answer has begun. finishing: all of it is on its way. finished: it has been
-    sent.
+    came: when, on ``clock``. span: where it is traced and sampled. started: its answer has begun. finishing: all of it
+    is on its way. finished: it has been sent.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Exchange:
         "peer",
         "request",
         "scope",
+        "span",
         "started",
         "status",
         "taken",
@@ -81,7 +84,8 @@ class Exchange:
         self.given = given
         self.scope = scope
         self.peer = peer = peer_of(scope)
-        self.trace = trace = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
+        continued = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
+        self.trace, self.span = trace, _ = begin_trace(continued)
         # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
         borrowed = None if peer is None or b"sluice-deadline" in given else peer.scope
         self.borrows = borrowed is not None
@@ -289,7 +293,7 @@ class Exchange:
         status = _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status
         seconds = self._clock() - came
         first_byte = None if self._first_byte is None else self._first_byte - came
-        route, taken, trace_id = scope.get("route", UNMATCHED), self.taken, request.trace_id
+        route, taken, trace_id = scope.get(ROUTE, UNMATCHED), self.taken, request.trace_id
         _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, trace_id)
         line = RequestLine(
             method=method,
@@ -304,6 +308,20 @@ class Exchange:
             trace_id=trace_id,
         )
         log_request(_log, line)
+
+    def end_span(self, outcome: Outcome, error: SluiceError | None) -> None:
+        """Of one that has a span. error: as for `outcome`."""
+        if self.span is not None:
+            end_request_span(
+                self.span,
+                self.scope,
+                method=self._method,
+                status=self.status,
+                outcome=outcome,
+                request_id=self.request.id,
+                error=error,
+                cancelled_by=self.request.ended_by or ("shutdown" if outcome == "shutdown" else None),
+            )
 
     @property
     def age(self) -> float:

@@ -39,11 +39,12 @@ from app.http.answers import Answer
 from app.web.index import template_of
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
 from app.web.short_way import send_answer
-from app.wire.asgi import WHOLE, Receive, Scope, Send
+from app.wire.asgi import ROUTE, WHOLE, Receive, Scope, Send
 
 # Paths and methods whose routes are remembered, requests whose routing is, names of fields; how long those may be.
 _MOST_FOUND = 1024
 _LONGEST_FOUND = 512
+# As Werkzeug writes them.
 _CONTENT_TYPE = "text/html; charset=utf-8"
 # Whether contexts are those of Quart 0.23, where the request is the application's; others Quart enters in its own way.
 _IS_KNOWN = hasattr(quart.ctx.AppContext, "match_request") and hasattr(quart.globals, "_cv_app")
@@ -58,10 +59,7 @@ class Connection(TrioASGIHTTPConnection):
         request = self._request()
         most = cast("int", self.app.config["MAX_CONTENT_LENGTH"])
         request.body = cast("Any", PulledBody(cast("Receive", receive), most))
-        try:
-            response = await self.app.handle_request(request)
-        finally:
-            _tell_route(request)
+        response = await self.app.handle_request(request)
         if isinstance(response, Answer):
             await send_answer(cast("Scope", self.scope), cast("Send", send), response)
             return
@@ -100,10 +98,7 @@ class SocketConnection(TrioASGIWebsocketConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         websocket = self._create_websocket_from_scope(send)
         websocket.buffer = cast("Any", PulledMessages(cast("Receive", receive)))
-        try:
-            await self.app.handle_websocket(websocket)
-        finally:
-            _tell_route(websocket)
+        await self.app.handle_websocket(websocket)
         if not self._closed:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
 
@@ -205,6 +200,7 @@ class LeanQuart(QuartTrio):
         context: Any = self.request_context(request)
         if not _IS_KNOWN or self._is_watched():
             async with context:
+                _say_route(request)
                 return await self.full_dispatch_request(context)
         # As `AppContext.push` and `pop` do, but for telling nobody.
         context._session = self.session_interface._session
@@ -212,6 +208,7 @@ class LeanQuart(QuartTrio):
         context._cv_token = token = quart.globals._cv_app.set(context)
         try:
             context.match_request()
+            _say_route(request)
             return await self.full_dispatch_request(context)
         finally:
             await request.close()
@@ -229,6 +226,7 @@ class LeanQuart(QuartTrio):
 
     async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:
         async with self.websocket_context(websocket) as context:
+            _say_route(websocket)
             return await self.full_dispatch_websocket(context)
 
     async def handle_user_exception(self, *arguments: Any) -> NoReturn:  # type: ignore[override] # likewise
@@ -270,10 +268,10 @@ async def _no_push(path: str, headers: Headers) -> None:
     """Browsers have given it up."""
 
 
-def _tell_route(request: Request | Websocket) -> None:
-    """Whoever counts requests finds in ``scope`` which route it was, as a template."""
+def _say_route(request: Request | Websocket) -> None:
+    """To whoever is around us, as a template."""
     if request.url_rule is not None:
-        cast("Any", request.scope)["route"] = template_of(request.url_rule.rule)
+        cast("Scope", request.scope)[ROUTE] = template_of(request.url_rule.rule)
 
 
 def _title_of(name: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from app.compute import Cancelled, checkpoint, progress, task
+from app.compute import Cancelled, checkpoint, progress, span, task
 
 
 @task(name="echo")
@@ -253,3 +253,12 @@ def leave_a_child(seconds: float) -> None:
         time.sleep(seconds)
         os._exit(0)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="parts")
+def parts(count: int) -> bool:
+    """Has so many parts, and parts within; whether OpenTelemetry is loaded."""
+    for number in range(count):
+        with span("part", number=number, text="x" * 1000), span("within"):
+            pass
+    return any(name.startswith("opentelemetry") for name in sys.modules)
