@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.telemetry.families import FAMILIES
 from tests.exchange import Connection
 from tests.faults.traffic import RawClient, wait_until
 from tests.processes import HYPERCORN, SluiceProcess, run, running
@@ -70,6 +71,7 @@ def scrape_of(server: SluiceProcess, worker: int) -> Scrape:
 
 def test_a_scrape_of_any_worker_adds_up_and_nothing_is_left(folder: Path, temporary: Path) -> None:
     with serving(folder, temporary) as server:
+        assert {name.removesuffix("_total") for name in FAMILIES} == set(scrape(server.port).families)
         threads = [threading.Thread(target=ask, args=(server.port, 20)) for _ in range(4)]
         for thread in threads:
             thread.start()
