@@ -43,6 +43,7 @@ _ROUTES = {
     "/api/tasks",
     "/api/transform",
     "/api/transform/steps",
+    "/debug/tasks",
     "/healthz",
     "/metrics",
     "/readyz",
