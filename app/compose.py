@@ -61,7 +61,7 @@ from app.web.later import Later
 from app.web.lifespan import Server
 from app.web.metrics import metrics_route
 from app.web.published import PublishedKeys
-from app.web.task_words import vocabulary
+from app.web.task_words import request_of, vocabulary
 from app.web.tasks import tasks_blueprint
 from app.wire.asgi import AsgiApp
 
@@ -162,7 +162,6 @@ def open_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
 @asynccontextmanager
 async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerator[AsgiApp]:
     """The HTTP application over an open house."""
-    words = vocabulary()
     lag = LoopLag()
     async with (
         _open_traces(settings.traces),
@@ -179,7 +178,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         blueprints = [
             index_blueprint(),
             health_blueprint(checks, gate),
-            tasks_blueprint(words),
+            tasks_blueprint(vocabulary()),
             reports_blueprint(house.stores.reports),
             transforms_blueprint(house.transforms),
             compute_blueprint(house.compute),
@@ -196,7 +195,7 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
         # In the background: a large folder takes its time, and nobody has to wait for that.
         nursery.start_soon(house.stores.reports.sweep)
         nursery.start_soon(lag.run)
-        with watching(lag, settings.telemetry.stall_warn, words.request_of):
+        with watching(lag, settings.telemetry.stall_warn, request_of):
             yield build_application(blueprints, short_routes, settings.server, posts)
         nursery.cancel_scope.cancel()
 

@@ -113,7 +113,7 @@ class _Tree:
         return task.parent_nursery is None or any(self.vocabulary.is_hoisted(step.code) for step in steps)
 
     def _add(self, task: trio.lowlevel.Task, steps: list[_Step], parent: Node) -> Node:
-        """A node for each thing that the stack stands for, one below the other; the one that the task's children are of."""
+        """A node for each thing that the stack stands for, one below the other; the one that its children go to."""
         named = list(_named(steps, self.vocabulary)) or [_task(task)]
         if parent is self.top and named[0].kind not in _NO_ROOMS and (room := _room_of(task)) is not None:
             parent = self._room(room)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import trio
@@ -63,12 +63,6 @@ class Vocabulary:
                 return word
             weak = weak or self._weak.get(id(code))
         return weak or "event"
-
-    def request_of(self, frame: FrameType) -> Named | None:
-        """The request that ``frame`` serves, if it is the one that does."""
-        naming = self.naming(frame.f_code)
-        named = None if naming is None else naming(frame.f_locals)
-        return named if named is not None and named.kind == "request" else None
 
 
 def code_of(function: Callable[..., Any]) -> CodeType:

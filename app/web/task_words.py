@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pkgutil import resolve_name
+from types import FrameType
 from typing import Any
 
 import trio
 
 from app.telemetry.nodes import Named
-from app.telemetry.vocabulary import Naming, Vocabulary
+from app.telemetry.vocabulary import Naming, Vocabulary, code_of
+from app.web.boundary import Boundary
 
 type Variables = Mapping[str, Any]
 
@@ -23,6 +25,12 @@ def vocabulary() -> Vocabulary:
         {resolve_name(function): word for word, functions in _WAITS.items() for function in functions},
         tuple(resolve_name(function) for function in _HOISTED),
     )
+
+
+def request_of(frame: FrameType) -> Named | None:
+    """The request that is served in ``frame``, if it is the outermost of that. In any thread."""
+    exchange = frame.f_locals.get("exchange") if frame.f_code is _SERVES else None
+    return None if exchange is None else Named("request", exchange.title, exchange.request.id)
 
 
 def _connection(variables: Variables) -> Named | None:
@@ -79,6 +87,7 @@ def _source(variables: Variables) -> Named | None:
     return None if (source := variables.get("self")) is None else Named("upstream", source.name)
 
 
+_SERVES = code_of(Boundary.__call__)
 _NAMES: dict[str, Naming] = {
     "app.wire.hypercorn.client_connection:ClientConnection.run": _connection,
     "app.web.boundary:Boundary.__call__": _request,
