@@ -203,7 +203,8 @@ def _named(steps: list[_Step], vocabulary: Vocabulary) -> Iterator[Named]:
         if step.frame is None:
             continue
         if step.code is _IN_THREAD:
-            if index + 1 < len(steps) and steps[index + 1].code is not _WAITS_FOR_THREAD:
+            inner = [step.code for step in steps[index + 1 :]]
+            if inner and _WAITS_FOR_THREAD not in inner:
                 yield Named("thread", _function_name(step.frame.f_locals.get("sync_fn")), waits_on="the function")
             return
         naming = vocabulary.naming(step.code)

@@ -68,20 +68,20 @@ class Watchdog:
 
     def run(self) -> None:
         """Looks when the loop would be late; once an incident is told, until it is over."""
-        excused = told = -1
+        told, awake = -1, 0.0
         while not self._ended.is_set():
             beats, now = self._lag.beats, time.monotonic()
             if told not in (-1, beats):
                 _log.warning("event loop answers again", seconds=round(self._lag.last, 3))
                 told = -1
-            late = now - self._lag.due
-            if beats in (excused, told):
+            late = now - max(self._lag.due, awake)
+            if beats == told:
                 self._ended.wait(_LOOK_SECONDS)
             elif late >= self._seconds:
                 told = beats if self._tell(late) else told
                 self._ended.wait(_LOOK_SECONDS)
             elif self._was_held(min(self._seconds, max(_LEAST_SECONDS, self._seconds - late))):
-                excused = self._lag.beats
+                awake = time.monotonic()
 
     def _was_held(self, seconds: float) -> bool:
         """Waits for so long; whether that took far longer because the whole process did not run, as after SIGSTOP.
@@ -90,7 +90,7 @@ class Watchdog:
         began, ran = time.monotonic(), time.clock_gettime(self._clock)
         self._ended.wait(seconds)
         late = time.monotonic() - began - seconds
-        return late >= self._seconds / 2 and time.clock_gettime(self._clock) - ran < late / 2
+        return late >= self._seconds / 2 and time.clock_gettime(self._clock) - ran < late / 10
 
     def _tell(self, late: float) -> bool:
         """False where nothing is on the loop: it has been woken late, or just now."""
