@@ -203,7 +203,7 @@ def _named(steps: list[_Step], vocabulary: Vocabulary) -> Iterator[Named]:
         if step.frame is None:
             continue
         if step.code is _IN_THREAD:
-            inner = [step.code for step in steps[index + 1 :]]
+            inner = [further.code for further in steps[index + 1 :]]
             if inner and _WAITS_FOR_THREAD not in inner:
                 yield Named("thread", _function_name(step.frame.f_locals.get("sync_fn")), waits_on="the function")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, mariadb: MariaDb) -> Iterator
     }
     for command in ("migrate", "demo"):
         assert run(folder, command, **variables).returncode == 0
-    with running(folder, **variables) as server:
+    with running(folder, None, workers=1, **variables) as server:
         assert httpx.get(f"{server.url}/readyz").status_code == 200
         site = Site(port, folder, server, ask(port, "GET", "/metrics").body.decode())
         _DATABASES[site] = (mariadb, settings)
@@ -362,7 +362,7 @@ _DATABASES: dict[Site, tuple[MariaDb, object]] = {}
 
 
 @contextmanager
-def locked(site: Site) -> Iterator[MariaDb]:
+def locked(site: Site) -> Generator[MariaDb]:
     mariadb, settings = _DATABASES[site]
     with locked_reports(mariadb, settings):  # type: ignore[arg-type]
         yield mariadb

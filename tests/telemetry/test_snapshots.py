@@ -99,9 +99,10 @@ def test_of_what_has_ended_gauges_are_not_told(snapshot: Snapshot) -> None:
 
 
 def test_gauges_are_merged_as_their_family_says() -> None:
-    found = merge([{"sluice_tasks": {(): 2.0}, "process_start_time_seconds": {(): 9.0}}] * 2)
+    each: Snapshot = {"sluice_tasks": {(): 2.0}, "process_start_time_seconds": {(): 9.0}}
+    found = merge([each] * 2)
     assert found == {"sluice_tasks": {(): 4.0}, "process_start_time_seconds": {(): 9.0}}
-    busiest = [{"sluice_thread_pool_utilisation": {("files",): share}} for share in (0.2, 0.9, 0.1)]
+    busiest: list[Snapshot] = [{"sluice_thread_pool_utilisation": {("files",): share}} for share in (0.2, 0.9, 0.1)]
     assert merge(busiest) == {"sluice_thread_pool_utilisation": {("files",): 0.9}}
 
 
