@@ -6,6 +6,7 @@ import argparse
 import http.client
 import os
 import select
+import shutil
 import ssl
 import sys
 import termios
@@ -98,7 +99,7 @@ def _refresh(server: Asked) -> None:
     server.ask()  # where there is none, it is told on the screen that stays
     with _whole_screen():
         while True:
-            sys.stdout.write(_CLEAR + _fitted(server.ask(), *os.get_terminal_size(sys.stdout.fileno())))
+            sys.stdout.write(_CLEAR + _fitted(server.ask(), *shutil.get_terminal_size()))
             sys.stdout.flush()
             if _key(_REFRESH_SECONDS) == "q":
                 return
@@ -109,7 +110,7 @@ def _fitted(text: str, columns: int, lines: int) -> str:
     rows = [line[:columns] for line in text.splitlines()]
     if len(rows) > lines:
         rows = [*rows[: lines - 1], f"… {len(rows) - lines + 1} lines more; --once shows all"[:columns]]
-    return "\r\n".join(rows)
+    return "\n".join(rows)
 
 
 def _key(seconds: float) -> str | None:

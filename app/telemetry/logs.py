@@ -20,6 +20,15 @@ from app.flow.request import current_request
 from app.settings import LogLevel
 from app.telemetry.sink import Sink
 
+# Alembic tells each step of each connection, and a migration is told by the command that runs it. Of the others the
+# details are what clients, upstreams and rows say: fields with secrets in them, and what reports hold.
+_AT_LEAST = {
+    "alembic": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "hpack": logging.INFO,
+    "httpcore": logging.INFO,
+    "wsproto": logging.INFO,
+}
 # What the lines that are left may take to leave when the process ends.
 _LAST_LINES_SECONDS = 1.0
 
@@ -68,8 +77,8 @@ def _configure_library(
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
-    # Alembic tells each step of each connection; a migration is told by the command that runs it.
-    logging.getLogger("alembic").setLevel(max(level, logging.WARNING))
+    for name, least in _AT_LEAST.items():
+        logging.getLogger(name).setLevel(max(level, least))
 
 
 def _dropped(rendering: Sequence[structlog.typing.Processor], count: int) -> bytes:
