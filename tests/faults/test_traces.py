@@ -309,7 +309,9 @@ def test_a_server_whose_collector_hangs_serves_and_ends_as_ever(folder: Path) ->
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
     with collector() as hanging:
         hanging.status = 0
-        with traced(folder, hanging.url, SERVE, upstream="", workers=1, OTEL_EXPORTER_OTLP_TIMEOUT="25", **small) as server:
+        with traced(
+            folder, hanging.url, SERVE, upstream="", workers=1, OTEL_EXPORTER_OTLP_TIMEOUT="25", **small
+        ) as server:
             for _ in range(50):
                 assert httpx.get(f"{server.url}/api/report/test-user").status_code == 200
             hanging.wait_requests(1)
