@@ -7,6 +7,7 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ def test_no_line_tells_a_secret_or_what_a_report_says(mysql_store: Store) -> Non
     upstream = ThreadingHTTPServer(("127.0.0.1", 0), _Upstream)
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     (folder / "views.toml").write_text(_VIEW.format(port=upstream.server_port))
-    settings = {
+    settings: dict[str, Any] = {
         **mysql_store.environment,
         "SLUICE_CONFIG": str(folder / "views.toml"),
         "UPSTREAM_TOKEN": _TOKEN,

@@ -36,8 +36,10 @@ class Pipe:
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
     reads, writes = os.pipe()
-    yield Pipe(reads, Sink(writes, lambda count: b"dropped %d\n" % count))
+    sink = Sink(writes, lambda count: b"dropped %d\n" % count)
+    yield Pipe(reads, sink)
     os.close(reads)  # a thread that still writes gets EPIPE
+    assert sink.drain(_SECONDS)  # and is done with the descriptor, whose number is another's next
     os.close(writes)
 
 
@@ -117,6 +119,7 @@ def test_a_descriptor_that_does_not_block_loses_nothing() -> None:
         pipe.sink.put(b"%0200d\n" % number)
     found = pipe.read_until(b"%0200d\n" % 1999)
     assert found == b"".join(b"%0200d\n" % number for number in range(2000))
+    assert pipe.sink.drain(_SECONDS)
     os.close(reads)
     os.close(writes)
 

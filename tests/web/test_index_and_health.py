@@ -37,6 +37,7 @@ _ROUTES = {
     "/api/live/{topic}",
     "/api/live/{topic}/ws",
     "/api/process",
+    "/debug/tasks",
     "/api/report/{user_id}",
     "/api/report/{user_id}/versions",
     "/api/reports",
