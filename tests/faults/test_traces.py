@@ -309,7 +309,7 @@ def test_a_server_whose_collector_hangs_serves_and_ends_as_ever(folder: Path) ->
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
     with collector() as hanging:
         hanging.status = 0
-        with traced(folder, hanging.url, OTEL_EXPORTER_OTLP_TIMEOUT="25", **small) as server:
+        with traced(folder, hanging.url, SERVE, workers=1, OTEL_EXPORTER_OTLP_TIMEOUT="25", **small) as server:
             for _ in range(50):
                 assert httpx.get(f"{server.url}/api/report/test-user").status_code == 200
             hanging.wait_requests(1)
@@ -346,7 +346,7 @@ def test_without_an_endpoint_nothing_of_it_is_loaded_and_no_trace_begins(folder:
 def test_without_its_packages_a_server_does_not_start_and_says_why(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()
-    done = run(folder, "serve", PYTHONPATH=str(tmp_path), **variables("http://127.0.0.1:9"))
+    done = run(folder, "serve", PYTHONPATH=str(tmp_path), OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "OTEL_EXPORTER_OTLP_ENDPOINT: needs opentelemetry-sdk" in line

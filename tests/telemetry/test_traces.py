@@ -220,8 +220,12 @@ async def test_one_that_is_away_is_told_once_and_when_it_is_back(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
     collected.status = 400
     sdk: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = sdk.append
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            sdk.append(record)
+
+    handler = Handler()
     logging.getLogger().addHandler(handler)
     try:
         async with tracing() as traces:
