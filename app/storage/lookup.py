@@ -50,7 +50,7 @@ class _Batch[V]:
     found: dict[str, V] = field(default_factory=dict[str, V])
     failed: dict[str, Exception] = field(default_factory=dict[str, Exception])
     keys: dict[str, None] = field(default_factory=dict[str, None])
-    span: Span | None = None  # of the first caller who has one: the query is a part of that
+    span: Span | None = None  # of the first caller who has one: the query is a part of that, and others only wait
 
 
 class Lookup[V]:
@@ -92,11 +92,12 @@ class Lookup[V]:
                 self._abandon(batch, None if request is None else request.being_cancelled_by)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        if (parent := current()) is None:
+        parent = current()
+        if parent is None or batch.span is None:
+            batch.span = batch.span or parent
             await trio.lowlevel.wait_task_rescheduled(abort)
         else:
-            with parent.child("lookup") as waiting:
-                batch.span = batch.span or (waiting if isinstance(waiting, Span) else None)
+            with parent.child("shared lookup"):
                 await trio.lowlevel.wait_task_rescheduled(abort)
         if key in batch.failed:
             # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.

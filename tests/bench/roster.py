@@ -17,6 +17,7 @@ from tests.bench.own import (
 )
 from tests.bench.peer import Peer
 from tests.bench.tools import CopyAndHash, Miller, NodePipeline, SluiceCommand
+from tests.bench.traced import SluiceTraced
 
 PEERS: dict[str, type[Peer[Any]]] = {
     kind.name: kind
@@ -37,6 +38,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
         SluiceListing,
         SluiceCompute,
         SluiceAggregate,
+        SluiceTraced,
         NodePipeline,
         Miller,
         CopyAndHash,

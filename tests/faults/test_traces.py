@@ -348,7 +348,7 @@ def test_without_an_endpoint_nothing_of_it_is_loaded_and_no_trace_begins(folder:
 def test_without_its_packages_a_server_does_not_start_and_says_why(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()
-    done = run(folder, "serve", PYTHONPATH=str(tmp_path), **variables("http://127.0.0.1:9"))
+    done = run(folder, "serve", PYTHONPATH=str(tmp_path), OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "OTEL_EXPORTER_OTLP_ENDPOINT: needs opentelemetry-sdk" in line
