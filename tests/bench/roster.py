@@ -12,6 +12,7 @@ from tests.bench.own import (
     SluiceCompute,
     SluiceEmbedded,
     SluiceListing,
+    SluiceQuiet,
     SluiceRaw,
     SluiceRoute,
 )
@@ -36,6 +37,7 @@ PEERS: dict[str, type[Peer[Any]]] = {
         SluiceRaw,
         SluiceRoute,
         SluiceListing,
+        SluiceQuiet,
         SluiceCompute,
         SluiceAggregate,
         SluiceTraced,

@@ -16,13 +16,14 @@ from tests.bench.streams import CSV, UPPER_ASCII, UPPER_MIXED
 from tests.bench.traced import TRACED
 from tests.bench.transfers import DOWNLOAD, SLOW_UPLOAD
 from tests.bench.work import Work
-from tests.bench.wrk import HELLO, REPORT, ROUTE
+from tests.bench.wrk import HELLO, REPORT, ROUTE, TELEMETRY
 
 WORKS: dict[str, Work[Any]] = {
     work.name: work
     for work in (
         REPORT,
         TRACED,
+        TELEMETRY,
         HELLO,
         ROUTE,
         DOWNLOAD,

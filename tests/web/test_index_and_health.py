@@ -44,7 +44,6 @@ _ROUTES = {
     "/api/tasks",
     "/api/transform",
     "/api/transform/steps",
-    "/debug/tasks",
     "/healthz",
     "/metrics",
     "/readyz",
