@@ -3,6 +3,7 @@ not there."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -84,8 +85,8 @@ def upstream() -> Iterator[Forwarder]:
 
 
 @pytest.fixture(scope="module")
-def folder(embedded_template: Path) -> Path:
-    return embedded_template
+def folder(embedded_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(embedded_template, tmp_path_factory.mktemp("traced") / "data"))
 
 
 @pytest.fixture(scope="module")
