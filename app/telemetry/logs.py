@@ -18,6 +18,7 @@ import structlog
 
 from app.flow.request import current_request
 from app.settings import LogLevel
+from app.telemetry.outcomes import EndedRequest
 from app.telemetry.sink import Sink
 
 # Alembic tells each step of each connection, and a migration is told by the command that runs it. Of the others the
@@ -46,7 +47,7 @@ def configure_logs(level: LogLevel = "info", *, apart: bool = True) -> None:
     _as_json = not sys.stderr.isatty()
     _tells_requests = number <= logging.INFO
     rendering = _json() if _as_json else _console()
-    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), apart=apart)
+    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _encode_request, apart=apart)
     atexit.register(_sink.drain, _LAST_LINES_SECONDS)
     stream = cast("TextIO", _sink)
     shared: list[structlog.typing.Processor] = [_identify, structlog.stdlib.add_log_level, _stamp]
@@ -89,17 +90,13 @@ def _dropped(rendering: Sequence[structlog.typing.Processor], count: int) -> byt
     return f"{event}\n".encode()
 
 
-_sink: Sink | None = None
+_sink: Sink[EndedRequest] | None = None
 _as_json = True
 _tells_requests = True
 
 
-class RequestLine(msgspec.Struct, omit_defaults=True):
-    """What the log says of a request.
-
-    status: 499 for one whose client has left; None where it was not answered. ms, first_byte_ms: since it came, in
-    milliseconds. bytes: of the answer's body. client: its address.
-    """
+class _RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
+    """ms, first_byte_ms: milliseconds since it came. bytes: of the answer's body."""
 
     method: str
     path: str
@@ -109,30 +106,57 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     first_byte_ms: float | None
     bytes: int
     client: str | None
+    event: str
     request_id: str
     trace_id: str | None = None
-    event: str = ""
     level: str = ""
     timestamp: str = ""
 
 
-def log_request(logger: Any, line: RequestLine) -> None:
-    """``logger.info("request", …)``, which every request pays for: where lines are JSON, made in one go."""
+def log_request(logger: Any, ended: EndedRequest) -> None:
+    """``logger.info("request", …)``, which every request pays for: where lines are JSON, made later, with others."""
     if not _tells_requests:
         return
     if _sink is None or not _as_json:
+        line = _line(ended)
         logger.info("request", **{name: getattr(line, name) for name in _SAID})
         return
-    line.event, line.level, line.timestamp = "request", "info", _timestamp()
+    _sink.put_record(ended)
+
+
+def _encode_request(ended: EndedRequest) -> bytes:
+    line = _line(ended)
+    line.level, line.timestamp = "info", _rfc3339(ended.at)
     try:
         encoded = _encoder.encode(line)
     except UnicodeEncodeError:
         encoded = json.dumps(msgspec.to_builtins(line)).encode()
-    _sink.put(encoded + b"\n")
+    return encoded + b"\n"
+
+
+def _line(ended: EndedRequest) -> _RequestLine:
+    return _RequestLine(
+        ended.method,
+        ended.path,
+        ended.status,
+        ended.outcome,
+        _milliseconds(ended.seconds),
+        None if ended.first_byte is None else _milliseconds(ended.first_byte),
+        ended.sent,
+        ended.client,
+        "request",
+        ended.request_id,
+        ended.trace_id,
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond. (`round` takes several times as long.)"""
+    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 # The others are added to every line.
-_SAID = RequestLine.__struct_fields__[: RequestLine.__struct_fields__.index("request_id")]
+_SAID = _RequestLine.__struct_fields__[: _RequestLine.__struct_fields__.index("event")]
 
 
 def _identify(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -150,16 +174,18 @@ _second: tuple[int, str] = (0, "")
 
 def _stamp(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The time (RFC 3339, UTC); its first part is made once a second."""
-    event["timestamp"] = _timestamp()
+    event["timestamp"] = _rfc3339(time.time_ns())
     return event
 
 
-def _timestamp() -> str:
+def _rfc3339(at: int) -> str:
     global _second  # noqa: PLW0603 - a clock is the process's
-    seconds, rest = divmod(time.time_ns(), 10**9)
-    if _second[0] != seconds:
-        _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
-    return f"{_second[1]}.{rest // 1000:06d}Z"
+    seconds, rest = divmod(at, 10**9)
+    known, text = _second
+    if known != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _second = (seconds, text)
+    return f"{text}.{rest // 1000:06d}Z"
 
 
 def _json() -> list[structlog.typing.Processor]:

@@ -5,7 +5,6 @@ For the event loop's thread.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -20,7 +19,7 @@ from app.flow.histograms import SECONDS, Histogram
 from app.flow.threads import ThreadPool, pools
 from app.telemetry import families as f
 from app.telemetry.lag import LoopLag
-from app.telemetry.outcomes import outcome_of
+from app.telemetry.outcomes import EndedRequest, outcome_of
 from app.telemetry.snapshots import Distribution, Exemplar, Snapshot, add
 
 UNMATCHED = "unmatched"
@@ -29,6 +28,7 @@ UNMATCHED = "unmatched"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"))
 # Of combinations of method, route, status and outcome; past it, only the outcome is told.
 _MOST_SERIES = 2000
+_COUNTED_TOGETHER = 200
 
 type Reading = tuple[f.Family, tuple[str, ...], float | Histogram | Distribution]
 type Source = Callable[[], Iterable[Reading]]
@@ -48,42 +48,38 @@ class _Series:
 
 
 class Requests:
-    """Requests that ended. Bound: `_MOST_SERIES`."""
+    """Requests that ended. Bound: `_MOST_SERIES`, and `_COUNTED_TOGETHER` that are not counted yet."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, int | None, str], _Series] = {}
         self._refused: Counter[tuple[int, str]] = Counter()
+        self._waiting: list[EndedRequest] = []
 
-    def ended(  # noqa: PLR0917 - names would cost each request as much as what is done
-        self,
-        method: str,
-        route: str,
-        status: int | None,
-        outcome: str,
-        seconds: float,
-        first_byte: float | None,
-        sent: int,
-        taken: int,
-        trace_id: str | None,
-    ) -> None:
-        """One more. seconds, first_byte: since it came. sent, taken: bytes of bodies.
+    def ended(self, request: EndedRequest) -> None:
+        """One more. Each request pays for this, and for less where many are counted together."""
+        waiting = self._waiting
+        waiting.append(request)
+        if len(waiting) >= _COUNTED_TOGETHER:
+            self._count()
 
-        Each request pays for this: what can be worked out later is.
-        """
-        try:
-            series = self._series[method, route, status, outcome]
-        except KeyError:
-            series = self._new(method, route, status, outcome)
-        bucket = bisect_left(SECONDS, seconds)
-        series.duration[bucket] += 1
-        series.total += seconds
-        if first_byte is not None:
-            series.first_byte[bisect_left(SECONDS, first_byte)] += 1
-            series.first_byte_total += first_byte
-        series.sent += sent
-        series.taken += taken
-        if trace_id is not None:
-            series.exemplars[bucket] = Exemplar(trace_id, seconds, time.time())
+    def _count(self) -> None:
+        for one in self._waiting:
+            try:
+                series = self._series[one.method, one.route, one.status, one.outcome]
+            except KeyError:
+                series = self._new(one.method, one.route, one.status, one.outcome)
+            seconds, first_byte = one.seconds, one.first_byte
+            bucket = bisect_left(SECONDS, seconds)
+            series.duration[bucket] += 1
+            series.total += seconds
+            if first_byte is not None:
+                series.first_byte[bisect_left(SECONDS, first_byte)] += 1
+                series.first_byte_total += first_byte
+            series.sent += one.sent
+            series.taken += one.taken
+            if one.trace_id is not None:
+                series.exemplars[bucket] = Exemplar(one.trace_id, seconds, one.at / 1e9)
+        self._waiting.clear()
 
     def refused(self, error: SluiceError) -> None:
         """One more that did not get to the application, and of which nothing else is known."""
@@ -96,6 +92,7 @@ class Requests:
         return self._series.setdefault(key, _Series())
 
     def add_to(self, snapshot: Snapshot) -> None:
+        self._count()
         for (method, route, status, outcome), series in self._series.items():
             where = (method, route)
             add(snapshot, f.REQUESTS, (*where, str(status or "none"), outcome), float(sum(series.duration)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
 
 type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
@@ -13,6 +15,29 @@ _OF_ERRORS: dict[type[object], Outcome] = {
     Overloaded: "overloaded",
     ShuttingDown: "shutdown",
 }
+
+
+class EndedRequest(msgspec.Struct, gc=False):
+    """What log and metrics say of a request. It is made for each, and read when many of them have been.
+
+    path: as it was asked for; route: its template. status: 499 for one whose client has left; None where it was not
+    answered. seconds, first_byte: since it came. sent, taken: bytes of bodies. client: its address. at: nanoseconds
+    since the epoch.
+    """
+
+    method: str
+    path: str
+    route: str
+    status: int | None
+    outcome: str
+    seconds: float
+    first_byte: float | None
+    sent: int
+    taken: int
+    client: str | None
+    request_id: str
+    trace_id: str | None
+    at: int
 
 
 def outcome_of(status: int, error: SluiceError | None = None) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from time import time_ns
 from typing import Any
 
 import structlog
@@ -16,9 +17,9 @@ from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
-from app.telemetry.logs import RequestLine, log_request
+from app.telemetry.logs import log_request
 from app.telemetry.metrics import UNMATCHED, metrics
-from app.telemetry.outcomes import Outcome, outcome_of
+from app.telemetry.outcomes import EndedRequest, Outcome, outcome_of
 from app.web.request_span import end_request_span
 from app.wire.asgi import ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
@@ -291,23 +292,23 @@ class Exchange:
         scope, request, came = self.scope, self.request, self.came
         client, method, sent = scope.get("client"), self._method, self.body_bytes + request.sent_now
         status = _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status
-        seconds = self._clock() - came
-        first_byte = None if self._first_byte is None else self._first_byte - came
-        route, taken, trace_id = scope.get(ROUTE, UNMATCHED), self.taken, request.trace_id
-        _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, trace_id)
-        line = RequestLine(
-            method=method,
-            path=scope["path"],
-            status=status,
-            outcome=outcome,
-            ms=_milliseconds(seconds),
-            first_byte_ms=None if first_byte is None else _milliseconds(first_byte),
-            bytes=sent,
-            client=client[0] if client else None,
-            request_id=request.id,
-            trace_id=trace_id,
+        ended = EndedRequest(
+            method,
+            scope["path"],
+            scope.get(ROUTE, UNMATCHED),
+            status,
+            outcome,
+            self._clock() - came,
+            None if self._first_byte is None else self._first_byte - came,
+            sent,
+            self.taken,
+            client[0] if client else None,
+            request.id,
+            request.trace_id,
+            time_ns(),
         )
-        log_request(_log, line)
+        _requests.ended(ended)
+        log_request(_log, ended)
 
     def end_span(self, outcome: Outcome, error: SluiceError | None) -> None:
         """Of one that has a span. error: as for `outcome`."""
@@ -345,11 +346,6 @@ class Exchange:
             return "client_error" if late else self.request.ended_by or "error"
         status = self.status or 0
         return "ok" if error is None and status < 400 else outcome_of(status, error)
-
-
-def _milliseconds(seconds: float) -> float:
-    """To the microsecond. (`round` takes several times as long.)"""
-    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 def problem_fields(document: Problem) -> list[tuple[bytes, Any]]:

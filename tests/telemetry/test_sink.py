@@ -36,7 +36,7 @@ class Pipe:
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
     reads, writes = os.pipe()
-    sink = Sink(writes, lambda count: b"dropped %d\n" % count)
+    sink = Sink[bytes](writes, lambda count: b"dropped %d\n" % count, bytes.upper)
     yield Pipe(reads, sink)
     os.close(reads)  # a thread that still writes gets EPIPE
     assert sink.drain(_SECONDS)  # and is done with the descriptor, whose number is another's next
@@ -48,6 +48,34 @@ def test_lines_leave_in_the_order_in_which_they_came(pipe: Pipe) -> None:
         pipe.sink.put(b"line %d\n" % number)
     found = pipe.read_until(b"line 999\n")
     assert found == b"".join(b"line %d\n" % number for number in range(1000))
+
+
+def test_lines_of_records_are_made_in_their_order_among_others(pipe: Pipe) -> None:
+    for number in range(1000):
+        pipe.sink.put_record(b"record %d\n" % number)
+        if number % 90 == 0:
+            pipe.sink.put(b"line %d\n" % number)
+    lines = pipe.read_until(b"RECORD 999\n").splitlines()
+    assert [line for line in lines if line.startswith(b"RECORD")] == [b"RECORD %d" % number for number in range(1000)]
+    assert lines.index(b"line 900") > lines.index(b"RECORD 836")  # but for what is being made just then
+
+
+def test_a_record_is_told_without_others(pipe: Pipe) -> None:
+    for number in range(3):
+        pipe.sink.put_record(b"record %d\n" % number)
+        assert pipe.read_until(b"\n") == b"RECORD %d\n" % number
+        assert pipe.sink.drain(_SECONDS)
+
+
+def test_records_that_were_dropped_are_told(pipe: Pipe) -> None:
+    for _ in range(3000):
+        pipe.sink.put_record(b"x" * 999 + b"\n")
+    found = b""
+    while _kept_and_dropped(found) < 3000:
+        found += pipe.read_until(b"\n")
+    assert pipe.sink.drain(_SECONDS)
+    assert _kept_and_dropped(found) == 3000
+    assert b"dropped " in found
 
 
 def test_all_is_written_once_drained(pipe: Pipe) -> None:
@@ -104,17 +132,17 @@ def test_lines_of_many_threads_stay_whole_and_in_each_ones_order(pipe: Pipe) -> 
 
 def test_whoever_may_wait_writes_at_once() -> None:
     reads, writes = os.pipe()
-    Sink(writes, lambda _: b"", apart=False).put(b"now\n")
+    Sink[bytes](writes, lambda _: b"", bytes, apart=False).put(b"now\n")
     assert os.read(reads, 100) == b"now\n"
     os.close(reads)
-    Sink(writes, lambda _: b"", apart=False).put(b"nobody reads this\n")  # and nothing is raised
+    Sink[bytes](writes, lambda _: b"", bytes, apart=False).put(b"nobody reads this\n")  # and nothing is raised
     os.close(writes)
 
 
 def test_a_descriptor_that_does_not_block_loses_nothing() -> None:
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
-    pipe = Pipe(reads, Sink(writes, lambda _: b"dropped"))
+    pipe = Pipe(reads, Sink[bytes](writes, lambda _: b"dropped", bytes))
     for number in range(2000):
         pipe.sink.put(b"%0200d\n" % number)
     found = pipe.read_until(b"%0200d\n" % 1999)
