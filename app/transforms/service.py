@@ -23,12 +23,12 @@ from app.transforms.chain import Progress, advance, feed, finish, is_done
 from app.transforms.compression import decoder
 from app.transforms.decompression import FREE_EXPANSION_BYTES
 from app.transforms.digests import Sha256
+from app.transforms.pieces import cut
 from app.transforms.plan import MOST_CODINGS, Content, Plan, make_plan
 from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
 
-# What is worked on in one go, on the loop, in a thread and in a process.
-_LOOP_SLICE_BYTES = 64 * 1024
+# What is worked on in one go, in a thread and in a process.
 _THREAD_BYTES = 128 * 1024
 _PROCESS_BYTES = 256 * 1024
 # Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
@@ -214,13 +214,14 @@ async def _on_loop(
 ) -> AsyncGenerator[bytes]:
     size = 0
     async for piece in pieces:
-        for start in range(0, len(piece), _LOOP_SLICE_BYTES):
-            if start:
-                await trio.lowlevel.checkpoint()
-            for given in feed(chain, piece[start : start + _LOOP_SLICE_BYTES]):
+        for part in cut(piece):
+            before = size
+            for given in feed(chain, part):
                 size += len(given)
                 allowance.check(size)
-                yield given
+                yield given  # and whoever takes it gives way
+            if size == before:
+                await trio.lowlevel.checkpoint()
         if is_done(chain):
             break
     for given in finish(chain):
