@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 UV := sh deploy/uv.sh
+# Every process of the tests would compile all it imports anew, which takes longer than the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup services run test check format bench clean
 
@@ -11,7 +13,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 .venv/.synced: pyproject.toml uv.lock deploy/uv.sh
-	@$(UV) sync --quiet --frozen
+	@$(UV) sync --quiet --frozen --compile-bytecode
 	@touch $@
 
 setup: .venv/.synced  ## the environment in .venv, from the lock file
@@ -26,7 +28,7 @@ run: setup  ## the server on http://127.0.0.1:3000, with demo data
 
 test: setup services  ## every test, against real servers
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -11,7 +11,7 @@ from app.wire.drain import Drain
 from app.wire.hypercorn import install
 
 _settings = or_exit(load_settings)
-configure_logs()
+configure_logs(_settings.telemetry.log_level)
 _gate = DrainGate()
 install(
     Drain(_gate, _settings.server.drain_delay, _settings.server.drain_timeout),

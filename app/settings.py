@@ -24,7 +24,12 @@ from app.config.quantities import MOST_SECONDS, parse_bytes, parse_quantity, par
 from app.errors import StartError
 
 _WHOLE = re.compile(r"[0-9]{1,9}")
+_HTTP_URL = re.compile(r"https?://[^\s/]+\S*")
+_PROTOCOL = "http/protobuf"
 _MASK = "********"
+
+type LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error", "critical")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,23 @@ class TransformSettings:
 
 
 @dataclass(frozen=True)
+class TelemetrySettings:
+    """log_level: of the lines that are written, at least. stall_warn: seconds for which the event loop may not answer
+    before that is logged; 0: it never is."""
+
+    log_level: LogLevel
+    stall_warn: float
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Whether spans are sent, and OpenTelemetry's own variables, which say where to and which: its SDK reads them."""
+
+    on: bool
+    variables: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What one process of Sluice runs on; each room gets its own part."""
 
@@ -129,6 +151,8 @@ class Settings:
     jobs: JobSettings
     transforms: TransformSettings
     live: LiveSettings
+    telemetry: TelemetrySettings
+    traces: TraceSettings
 
 
 @dataclass(frozen=True)
@@ -183,6 +207,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SLUICE_REQUEST_DEADLINE", "a request's whole time; transfers that keep moving are exempt", "60s"),
     Variable("SLUICE_DRAIN_DELAY", "not ready, but still accepting, so that load balancers notice", "0s"),
     Variable("SLUICE_DRAIN_TIMEOUT", "what running requests get at shutdown", "30s"),
+    Variable("SLUICE_LOG_LEVEL", "lines of the log, from this level on", "info"),
+    Variable("SLUICE_STALL_WARN", "the event loop may not answer for so long until that is logged; 0: never", "100ms"),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "collector that spans are sent to, such as `http://127.0.0.1:4318`", ""),
 )
 _SECRETS = {variable.name for variable in VARIABLES if variable.secret}
 _DEFAULTS = {variable.name: variable.default for variable in VARIABLES}
@@ -280,6 +307,10 @@ class _Reader:
             jobs=JobSettings(directory=data / "jobs", ttl=self._seconds("SLUICE_JOB_TTL")),
             transforms=TransformSettings(self._number("SLUICE_MAX_EXPANSION", 1, 1e9)),
             live=config.live,
+            telemetry=TelemetrySettings(
+                log_level=self._log_level(), stall_warn=self._seconds("SLUICE_STALL_WARN", may_be_zero=True)
+            ),
+            traces=self._traces(),
         )
         if self._mistakes:
             raise StartError(*self._mistakes)
@@ -302,6 +333,27 @@ class _Reader:
             pool=self._whole("SLUICE_DB_POOL", 1, 1000),
             path=data / "sluice.db",
         )
+
+    def _log_level(self) -> LogLevel:
+        text = self._text("SLUICE_LOG_LEVEL")
+        for level in LOG_LEVELS:
+            if level == text.lower():
+                return level
+        self._refuse("SLUICE_LOG_LEVEL", text, " or ".join(LOG_LEVELS), None)
+        return "info"
+
+    def _traces(self) -> TraceSettings:
+        given = {name: value for name, value in self._given.items() if name.startswith("OTEL_")}
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        off = given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER") == "none"
+        on = not off and any(name in given for name in endpoints)
+        for name in endpoints if on else ():
+            if name in given and not _HTTP_URL.fullmatch(given[name]):
+                self._refuse(name, given[name], "an http or https URL", None)
+        for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") if on else ():
+            if (protocol := given.get(name, _PROTOCOL)) != _PROTOCOL:
+                self._refuse(name, protocol, _PROTOCOL, None)
+        return TraceSettings(on, given)
 
     def _missing(self, *names: str) -> list[str]:
         return [name for name in names if name not in self._given]

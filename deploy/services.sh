@@ -10,6 +10,7 @@ PATH=$PATH:/usr/sbin:/usr/local/sbin
 packages=""
 command -v mariadbd >/dev/null || packages="$packages mariadb-server"
 command -v chromium >/dev/null || packages="$packages chromium"
+command -v promtool >/dev/null || packages="$packages prometheus"
 if [ "${1:-}" = bench ]; then
     command -v wrk >/dev/null || packages="$packages wrk"
     command -v node >/dev/null || packages="$packages nodejs"
@@ -24,7 +25,8 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     exit 1
 fi
 say "installing$packages"
-# The package starts a server of its own unless it is told not to; the tests start private ones.
+# Packages start servers of their own unless they are told not to; the tests start private ones, and of Prometheus they
+# want its promtool only.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"

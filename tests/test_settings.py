@@ -75,6 +75,9 @@ REFUSED: dict[str, list[str]] = {
     "SLUICE_REQUEST_DEADLINE": [*BAD_TIMES, "0"],
     "SLUICE_DRAIN_DELAY": BAD_TIMES,
     "SLUICE_DRAIN_TIMEOUT": BAD_TIMES,
+    "SLUICE_LOG_LEVEL": ["warn", "10", "info debug", "trace", "none"],
+    "SLUICE_STALL_WARN": BAD_TIMES,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4318", "grpc://collector:4317", "http://", "/v1/traces"],
 }
 type Read = Callable[[Settings], object]
 READ: dict[str, tuple[str, object, Read]] = {
@@ -113,6 +116,9 @@ READ: dict[str, tuple[str, object, Read]] = {
     "SLUICE_REQUEST_DEADLINE": ("2min", 120.0, lambda s: s.server.request_deadline),
     "SLUICE_DRAIN_DELAY": ("0", 0.0, lambda s: s.server.drain_delay),
     "SLUICE_DRAIN_TIMEOUT": ("1 h", 3600.0, lambda s: s.server.drain_timeout),
+    "SLUICE_LOG_LEVEL": ("Warning", "warning", lambda s: s.telemetry.log_level),
+    "SLUICE_STALL_WARN": ("0", 0.0, lambda s: s.telemetry.stall_warn),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://[::1]:4318", True, lambda s: s.traces.on),
 }
 each_variable = pytest.mark.parametrize("variable", VARIABLES, ids=[variable.name for variable in VARIABLES])
 
@@ -198,7 +204,7 @@ def test_with_a_server_its_user_and_database_are_needed(name: str) -> None:
         ("SLUICE_DRAIN_TIMOUT", "SLUICE_DRAIN_TIMEOUT"),
         ("SLUICE_IOTHREADS", "SLUICE_IO_THREADS"),
         ("SLUICE_REPORT_DIR", "SLUICE_REPORTS_DIR"),
-        ("SLUICE_STALL", "SLUICE_STALL_TIMEOUT"),
+        ("SLUICE_STALL_TIME", "SLUICE_STALL_TIMEOUT"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(name: str, nearest: str) -> None:

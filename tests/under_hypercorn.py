@@ -46,7 +46,7 @@ async def no_rooms(app: AsgiApp) -> AsyncGenerator[AsgiApp]:
 
 def _install() -> tuple[Settings, DrainGate]:
     settings = or_exit(load_settings)
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     gate = DrainGate()
     server = settings.server
     install(Drain(gate, server.drain_delay, server.drain_timeout), server, settings.threads.io)

@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpcore
 import trio
@@ -77,12 +78,21 @@ class Connections:
         return None
 
     async def _give_back(self, connection: httpcore.AsyncHTTPConnection) -> None:
-        if not connection.is_idle() or connection.is_closed():
+        if not connection.is_idle() or connection.is_closed() or _has_more(connection):
             await _close(connection)
             return
         self._idle.append(connection)
         while len(self._idle) > self._most_idle or (self._idle and self._idle[0].has_expired()):
             await _close(self._idle.popleft())
+
+
+def _has_more(connection: httpcore.AsyncHTTPConnection) -> bool:
+    """Whether bytes came behind the answer: they would be taken for the next request's (RFC 9112 6.3).
+
+    httpcore keeps them, and does not look; nor does it show them.
+    """
+    http: Any = getattr(connection, "_connection", None)
+    return http is not None and bool(http._h11_state.trailing_data[0])
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:

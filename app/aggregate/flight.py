@@ -8,6 +8,7 @@ import trio
 
 from app.aggregate.results import CANCELLED, TIMEOUT, Settled
 from app.aggregate.source import Inquiry, Source
+from app.flow.request import current_request
 
 
 class Flight:
@@ -49,7 +50,8 @@ class Flight:
 
     async def end(self) -> None:
         """Ends all calls that are under way, and returns when they are over."""
-        self._scope.cancel()
+        request = current_request.get(None)
+        self._scope.cancel((None if request is None else request.being_cancelled_by) or "answered")
         with trio.CancelScope(shield=True):
             await self._over.wait()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +16,8 @@ from app.aggregate.results import CANCELLED, TIMEOUT, Origin, Settled
 from app.aggregate.retries import RetryBudget, backoff
 from app.aggregate.upstream import Failure, Fields, Upstream
 from app.config.aggregate import SourceSettings
+from app.flow.histograms import Histogram
+from app.flow.spans import span
 
 _log = structlog.get_logger()
 
@@ -27,7 +29,8 @@ _FAIR_SHARE = 0.5
 class SourceStatistics:
     """breaker: None where it has none. calls: all that were made, retries and hedges among them. failures: of calls.
 
-    hedges_won: second calls that were answered first. p50, p99: seconds of the last calls that were answered.
+    hedges_won: second calls that were answered first. p50, p99: seconds of the last calls that were answered. times: of
+    all calls, by outcome.
     """
 
     breaker: State | None
@@ -38,6 +41,7 @@ class SourceStatistics:
     hedges_won: int
     p50: float | None
     p99: float | None
+    times: Mapping[str, Histogram]
 
 
 @dataclass(slots=True)
@@ -79,10 +83,17 @@ class Source:
         self._breaker = None if settings.breaker is None else Breaker(settings.breaker)
         self._budget = RetryBudget()
         self._latencies = Latencies()
+        self._times: dict[str, Histogram] = {}
         self._calls = self._failures = self._retries = self._hedges = self._hedges_won = 0
 
     async def ask(self, inquiry: Inquiry) -> Settled:
         """Returns by the inquiry's deadline, with what there is then."""
+        with span("source", {"sluice.view": self._view, "sluice.source": self.name}) as asking:
+            settled = await self._ask(inquiry)
+            asking.say(sluice__attempts=settled.attempts, sluice__from=settled.origin)
+            return settled
+
+    async def _ask(self, inquiry: Inquiry) -> Settled:
         found = await self._with_retries(inquiry)
         if isinstance(found, Failure):
             return self.otherwise(inquiry, found.reason)
@@ -110,6 +121,7 @@ class Source:
             self._hedges_won,
             self._latencies.percentile(0.5),
             self._latencies.percentile(0.99),
+            self._times,
         )
 
     def _settled(self, inquiry: Inquiry, value: bytes | None, reason: str | None, origin: Origin = "live") -> Settled:
@@ -148,7 +160,7 @@ class Source:
                 failures.append(found)
             elif not won:
                 won.append((found, is_hedge))
-                nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel("hedge")
             over.set()
 
         async def first() -> None:
@@ -191,6 +203,7 @@ class Source:
     def _note(self, found: bytes | Failure | None, admission: Admission | None, seconds: float) -> None:
         """found: None where the call was ended from our side."""
         blames = None
+        self._times.setdefault(_outcome_of(found), Histogram()).observe(seconds)
         if isinstance(found, Failure):
             self._failures += 1
             blames = found.blames
@@ -211,6 +224,16 @@ class Source:
         if (state := self._breaker.state(now)) != before:
             reason = found.reason if isinstance(found, Failure) else None
             _log.warning("breaker", state=state, view=self._view, source=self.name, reason=reason)
+
+
+def _outcome_of(found: bytes | Failure | None) -> str:
+    """In a word. Bound: the reasons that there are, and the classes of status codes."""
+    if found is None:
+        return CANCELLED
+    if not isinstance(found, Failure):
+        return "ok"
+    said, _, status = found.reason.partition(" ")
+    return f"{status[:1]}xx" if said == "status" else found.reason
 
 
 def _with_deadline(fields: Fields, seconds: float) -> Fields:

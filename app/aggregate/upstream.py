@@ -16,6 +16,7 @@ from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable,
 from app.aggregate.redirects import MOST_REDIRECTS, REDIRECTS, Fields, fields_for, follow
 from app.aggregate.retries import may_pass
 from app.config.aggregate import IDEMPOTENT, SourceSettings
+from app.flow.spans import Attributes, Nothing, Span, span
 from app.http.retry_after import parse_retry_after
 
 # A body that nobody wants is read, so that its connection stays, where it is small and there.
@@ -102,10 +103,23 @@ class Upstream:
 
     async def _exchange(self, url: httpcore.URL, fields: Fields) -> bytes | Failure | httpcore.URL:
         """The value, why there is none, or where to ask instead."""
+        with span(self._method, kind="client") as call:
+            if isinstance(call, Span):
+                call.attributes |= _said(self._method, url)
+                fields = (*((name, value) for name, value in fields if name != b"traceparent"), _traceparent(call))
+            found = await self._exchanged(url, fields, call)
+            if isinstance(found, Failure) and isinstance(call, Span):
+                call.failed(found.reason)
+            return found
+
+    async def _exchanged(
+        self, url: httpcore.URL, fields: Fields, call: Span | Nothing
+    ) -> bytes | Failure | httpcore.URL:
         host = f"{url.host.decode()}:{url.origin.port}"
         request = httpcore.Request(self._method, url, headers=fields)
         again = self._method in IDEMPOTENT
         async with self._hosts.permit(host), self._connections.response(request, again=again) as response:
+            call.say(http__response__status_code=response.status)
             if 200 <= response.status < 300:
                 return await self._value(response)
             location = _fields_of(response).get(b"location")
@@ -138,6 +152,21 @@ class Upstream:
         breaker = self._settings.breaker
         blames = response.status >= 500 if breaker is None else breaker.counts(response.status)
         return Failure(f"status {response.status}", blames, may_pass(response.status), retry_after)
+
+
+def _said(method: str, url: httpcore.URL) -> Attributes:
+    """Of a call, by OpenTelemetry's semantic conventions for HTTP clients. Queries may hold secrets."""
+    path = url.target.partition(b"?")[0].decode("latin-1")
+    return {
+        "http.request.method": method,
+        "server.address": url.host.decode(),
+        "server.port": url.origin.port,
+        "url.full": f"{url.scheme.decode()}://{url.host.decode()}:{url.origin.port}{path}",
+    }
+
+
+def _traceparent(call: Span) -> tuple[bytes, bytes]:
+    return (b"traceparent", call.traceparent.encode())
 
 
 def _fields_of(response: httpcore.Response) -> dict[bytes, bytes]:

@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument(
         "--step", metavar="S", action="append", required=True, help="NAME or NAME:ARGUMENTS; repeated, in order"
     )
+    tasks = command("tasks", "tasks.run", "what a running server is at, task by task; refreshed on a terminal until q")
+    tasks.add_argument("--url", metavar="URL", help="where it answers; by default what HOST and PORT say")
+    tasks.add_argument("--once", action="store_true", help="once, also on a terminal")
     command("check", "check.run", "validate settings, database, storage and tasks, and say in words what is wrong")
     return parser
 

@@ -18,7 +18,7 @@ from app.web.faults import start_errors
 
 
 def run(settings: Settings, _: argparse.Namespace) -> None:
-    configure_logs()
+    configure_logs(settings.telemetry.log_level, apart=False)
     print("\n".join(describe(settings)))
     mistakes: list[str] = []
 

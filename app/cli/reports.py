@@ -17,7 +17,7 @@ from app.telemetry.logs import configure_logs
 
 
 def add(settings: Settings, parsed: argparse.Namespace) -> None:
-    configure_logs()
+    configure_logs(settings.telemetry.log_level, apart=False)
 
     async def store() -> None:
         async with open_stores(settings) as stores:
@@ -42,7 +42,7 @@ def add(settings: Settings, parsed: argparse.Namespace) -> None:
 def demo(settings: Settings, parsed: argparse.Namespace) -> None:
     from app.reports.demo import demo_reports, large_report  # noqa: PLC0415 - slow to load, and needed here only
 
-    configure_logs()
+    configure_logs(settings.telemetry.log_level, apart=False)
 
     async def load() -> None:
         async with open_stores(settings) as stores:

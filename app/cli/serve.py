@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 from functools import partial
 from types import TracebackType
@@ -17,12 +19,13 @@ from app.errors import StartError
 from app.flow.drain import DrainGate
 from app.settings import Settings, load_settings
 from app.telemetry.logs import configure_logs
+from app.telemetry.runtime_folder import remove_of
 from app.wire.drain import Drain
 from app.wire.hypercorn import hypercorn_values, serve
 
 
 def run(settings: Settings, _: argparse.Namespace) -> None:
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
     config = Config.from_mapping(hypercorn_values(settings.server))
     try:
         sockets = config.create_sockets()
@@ -45,7 +48,9 @@ def hypercorn_config() -> dict[str, Any]:
     on it is one line.
     """
     settings = or_exit(load_settings)
-    configure_logs()
+    configure_logs(settings.telemetry.log_level)
+    # Its workers keep there what they count, and do not know which of them is the last one.
+    atexit.register(remove_of, os.getpid())
     sys.excepthook = _one_line_for_os_errors
     return hypercorn_values(settings.server)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -10,8 +10,10 @@ from app.compute.messages import Failed
 from app.errors import (
     BadJson,
     BodyTooLarge,
+    DeadlineExceeded,
     InvalidArguments,
     ResultUnusable,
+    ShuttingDown,
     SluiceError,
     TaskCancelled,
     TaskFailed,
@@ -21,6 +23,7 @@ from app.errors import (
     WorkerCrashed,
 )
 from app.flow.processes import ProcessDied
+from app.flow.request import Reason
 
 _ERRORS: dict[str, type[SluiceError]] = {
     error.name: error
@@ -36,6 +39,9 @@ _ERRORS: dict[str, type[SluiceError]] = {
         UnknownTask,
     )
 }
+type KilledBy = Literal["cancelled", "disconnected", "deadline", "shutdown", "cpu", "crashed"]
+KILLED_BY: tuple[KilledBy, ...] = ("cancelled", "disconnected", "deadline", "shutdown", "cpu", "crashed")
+
 # By which the kernel ends a process that has had all of its processor time (setitimer(2), ITIMER_PROF).
 _OUT_OF_TIME = "SIGPROF"
 
@@ -58,3 +64,20 @@ def crashed(died: ProcessDied | None) -> SluiceError:
         return WorkerCrashed(detail, members={"signal": died.signal})
     detail = f"the worker process of the task ended with exit code {died.exit_code}"
     return WorkerCrashed(detail, members={"exit_code": died.exit_code})
+
+
+def killed_by(error: SluiceError | None, request: Reason | None = None) -> KilledBy:
+    """Why a process was killed, in a word, whose call ended by ``error``. request: why that of its request ended."""
+    if request is not None:
+        return request
+    match error:
+        case DeadlineExceeded():
+            return "deadline"
+        case ShuttingDown():
+            return "shutdown"
+        case TaskOutOfTime():
+            return "cpu"
+        case WorkerCrashed():
+            return "crashed"
+        case _:
+            return "cancelled"

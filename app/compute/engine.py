@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from app.compute.payload import Payload
+from app.flow.histograms import Histogram
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Submitted(Protocol):
 class EngineStatistics:
     """workers: that there may be. ready: that take tasks now. running, waiting: tasks now. most_waiting: at most.
     started, killed, crashed: workers since the start. seconds_waited, seconds_run: of tasks that ended, moving means,
-    by which `retry_after` is told. tasks: that ended, by outcome."""
+    by which `retry_after` is told. tasks: that ended, by outcome. killed_by: workers that were killed, by reason.
+    waits, runs: seconds since the start, the latter by task."""
 
     workers: int
     ready: int
@@ -102,6 +104,9 @@ class EngineStatistics:
     seconds_waited: float
     seconds_run: float
     tasks: dict[str, int] = field(default_factory=dict[str, int])
+    killed_by: dict[str, int] = field(default_factory=dict[str, int])
+    waits: Histogram = field(default_factory=Histogram)
+    runs: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
 
 
 class Engine(Protocol):

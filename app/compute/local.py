@@ -11,16 +11,18 @@ from itertools import count
 import structlog
 import trio
 
-from app.compute.endings import crashed, error_of
+from app.compute.endings import crashed, error_of, killed_by
 from app.compute.engine import Call, EngineStatistics, Progress
 from app.compute.fair_queue import FairQueue
 from app.compute.means import Means
-from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired
+from app.compute.messages import Failed, Garbled, Message, Ready, Reported, Returned, Tired, Traced
 from app.compute.pipes import WorkerPipes
 from app.compute.run import Run, Submission
+from app.compute.run_spans import RunSpans
 from app.compute.worker import Orders
 from app.compute.workers import Worker
 from app.errors import DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
+from app.flow.histograms import Histogram
 from app.flow.processes import ProcessPool, open_processes, spare_cpus
 from app.settings import ComputeSettings
 
@@ -84,6 +86,9 @@ class LocalEngine:
         self._closed = False
         self._started = self._killed = self._crashed = 0
         self._outcomes: Counter[str] = Counter()
+        self._killed_by: Counter[str] = Counter()
+        self._waits = Histogram()
+        self._runs: dict[str, Histogram] = {}
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
@@ -109,6 +114,9 @@ class LocalEngine:
             seconds_waited=self._means.waited,
             seconds_run=self._means.ran,
             tasks=dict(self._outcomes),
+            killed_by=dict(self._killed_by),
+            waits=self._waits,
+            runs=self._runs,
         )
 
     def close(self) -> None:
@@ -118,13 +126,13 @@ class LocalEngine:
             if self._withdraw(run):
                 self._end(run, _closing())
 
-    def _accept(self, call: Call) -> Run:
+    def _accept(self, call: Call, spans: RunSpans | None) -> Run:
         if self._closed:
             raise _closing()
         if len(self._accepted) >= self._size + self._most_waiting:
             wait = self._means.wait(len(self._accepted), self._size)
             raise Overloaded(f"{self._most_waiting} tasks wait already, and no more may", retry_after=wait)
-        run = Run(next(self._numbers), call, self._stop)
+        run = Run(next(self._numbers), call, self._stop, spans)
         self._accepted.add(run)
         self._queue.put(call.client, run)
         self._dispatch()
@@ -203,6 +211,7 @@ class LocalEngine:
     def _begin(self, run: Run) -> None:
         run.begin()
         self._means.has_waited(run.began - run.came)
+        self._waits.observe(run.began - run.came)
 
     def _end(self, run: Run, outcome: bytes | SluiceError) -> None:
         run.end(outcome)
@@ -237,6 +246,7 @@ class LocalEngine:
         worker.hear()
         if not run.is_over:
             self._killed += 1
+            self._killed_by[killed_by(run.stopped_by, run.left_by)] += 1
             _log.info("task killed", task=run.call.task, grace=self._settings.grace)
             worker.ready = False
             worker.scope.cancel()
@@ -285,7 +295,9 @@ class LocalEngine:
         self._started += 1
         try:
             await worker.live(self._pool, self._orders(worker.pipes), self._dispatch)
-            self._crashed += worker.died is not None
+            if worker.died is not None:
+                self._crashed += 1
+                self._killed_by[killed_by(crashed(worker.died))] += 1
         finally:
             self._workers.remove(worker)
             self._bury(worker)
@@ -318,17 +330,28 @@ class LocalEngine:
             case Reported(number, done, total, text):
                 if worker.runs and worker.runs[0].number == number:  # not what a task has left behind
                     worker.runs[0].report(Progress(done, total, text))
+            case Traced(number, spans):
+                if worker.runs and worker.runs[0].number == number and worker.runs[0].spans is not None:
+                    worker.runs[0].spans.take(spans)
             case Returned() | Failed():
                 if not worker.runs or worker.runs[0].number != message.number:
                     raise Garbled(f"an answer to call {message.number}, which is not at its turn")
                 run = worker.runs.popleft()
                 del self._places[run]
                 self._means.has_run(run.call.task, message.seconds)
+                self._note(run.call.task, message.seconds)
                 self._end(run, message.result if isinstance(message, Returned) else error_of(message))
                 if worker.runs:
                     self._begin(worker.runs[0])
                 elif worker.retired:
                     worker.pipes.finish()
+
+    def _note(self, task: str | None, seconds: float) -> None:
+        """Bound: the tasks that there are; one that a worker found in a body has no name here."""
+        name = task or "unnamed"
+        if (times := self._runs.get(name)) is None:
+            times = self._runs[name] = Histogram()
+        times.observe(seconds)
 
     def _retire(self, worker: Worker) -> None:
         if worker in self._workers:

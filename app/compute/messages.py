@@ -13,6 +13,9 @@ import msgspec
 MOST_PACKET_BYTES = 4096
 """Of one packet: what a pipe keeps together (PIPE_BUF)."""
 
+MOST_SPANS = 64
+"""Of one call."""
+
 MOST_RESULT_BYTES = 16 * 1024 * 1024
 # With what is around a result.
 _MOST_MESSAGE_BYTES = MOST_RESULT_BYTES + 1024
@@ -36,7 +39,8 @@ class GivenReport(msgspec.Struct, frozen=True, array_like=True):
 class Start(msgspec.Struct, frozen=True, array_like=True):
     """One call. number: of it, and of no other. task: None where the payload is a whole request.
 
-    data: the payload, unless that is in the file ``descriptor``, of ``size`` bytes.
+    data: the payload, unless that is in the file ``descriptor``, of ``size`` bytes. traced: whether its spans are
+    wanted.
     """
 
     number: int
@@ -45,6 +49,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     descriptor: int | None = None
     size: int = 0
     reports: dict[str, GivenReport] = {}
+    traced: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -85,7 +90,26 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
     trace: str = ""
 
 
-type Message = Ready | Tired | Reported | Returned | Failed
+class GivenSpan(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a call (`app.flow.spans.Span`). parent: another of them; None: the call itself."""
+
+    id: int
+    parent: int | None
+    name: str
+    began: int
+    ended: int
+    attributes: dict[str, str | int | float | bool]
+    is_error: bool = False
+
+
+class Traced(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """What a call did and when; comes before its end."""
+
+    number: int
+    spans: list[GivenSpan]
+
+
+type Message = Ready | Tired | Reported | Traced | Returned | Failed
 
 encode_start = msgspec.msgpack.Encoder().encode
 decode_start = msgspec.msgpack.Decoder(Start).decode

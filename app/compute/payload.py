@@ -13,7 +13,8 @@ class Inline(msgspec.Struct, frozen=True):
 
 class InFile(msgspec.Struct, frozen=True):
     """JSON in a file of this process, such as one in memory (memfd_create(2)), which whoever made it closes when the
-    call has ended. descriptor: open for reading. size: in bytes."""
+    call has ended. descriptor: open for reading and writing: the file is empty once the call has succeeded. size: in
+    bytes."""
 
     descriptor: int
     size: int

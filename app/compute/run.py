@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from app.compute.engine import Call, Progress, State
 from app.compute.memory_files import memory_file
 from app.compute.messages import MOST_PACKET_BYTES, GivenReport, Start, encode_start
 from app.compute.payload import InFile, Inline
+from app.compute.run_spans import RunSpans
 from app.errors import SluiceError, TaskCancelled
+from app.flow.request import Reason, current_request
+from app.flow.spans import current
 
 # With what is around it, and the reports that a task may have, it fits into a packet.
 _MOST_INLINE_BYTES = 1024
@@ -23,18 +27,22 @@ _NONE_YET = Progress()
 class Run:
     """`app.compute.engine.Submitted`, and what the engine knows of it.
 
-    number: of this call and no other. stopped_by: why it was told to end, once it was. begun: whether it has, for whom
-    that matters.
+    number: of this call and no other. spans: where somebody records them. stopped_by: why it was told to end, once it
+    was; left_by: why its request was, where that was why. begun: whether it has, for whom that matters.
     """
 
-    def __init__(self, number: int, call: Call, stop: Callable[[Run, SluiceError], None]) -> None:
+    def __init__(
+        self, number: int, call: Call, stop: Callable[[Run, SluiceError], None], spans: RunSpans | None = None
+    ) -> None:
         self.number = number
+        self.spans = spans
         self.call = call
         self.state: State = "queued"
         self.progress = _NONE_YET
         self.over = trio.Event()
         self.begun = trio.Event() if call.is_limited else None
         self.stopped_by: SluiceError | None = None
+        self.left_by: Reason | None = None
         self.came = trio.current_time()
         self.began = self.came
         self._outcome: bytes | SluiceError | None = None
@@ -82,7 +90,7 @@ class Run:
                 start = Start(self.number, self.call.task, b"", self._file, len(data), reports)
             case InFile(descriptor, size):
                 start = Start(self.number, self.call.task, b"", descriptor, size, reports)
-        packet = encode_start(start)
+        packet = encode_start(start if self.spans is None else msgspec.structs.replace(start, traced=True))
         if len(packet) > MOST_PACKET_BYTES:
             raise ValueError("a call names more stored reports than a packet has room for")
         return packet
@@ -90,6 +98,8 @@ class Run:
     def begin(self) -> None:
         self.state = "running"
         self.began = trio.current_time()
+        if self.spans is not None:
+            self.spans.begin()
         if self.begun is not None:
             self.begun.set()
         self._tell()
@@ -116,6 +126,11 @@ class Run:
             self.over.set()
             self._tell()
 
+    def end_spans(self, left_by: BaseException | None) -> None:
+        """left_by: what whoever waited for it was ended by."""
+        if self.spans is not None:
+            self.spans.end(self._outcome if isinstance(self._outcome, SluiceError) else None, left_by)
+
     @property
     def ending(self) -> str:
         """What it came to: ``succeeded``, or the name of the error."""
@@ -135,17 +150,27 @@ class Run:
 class Submission:
     """The block of `app.compute.engine.Engine.submit`."""
 
-    def __init__(self, accept: Callable[[Call], Run], call: Call) -> None:
+    def __init__(self, accept: Callable[[Call, RunSpans | None], Run], call: Call) -> None:
         self._accept = accept
         self._call = call
 
     async def __aenter__(self) -> Run:
-        self._run = self._accept(self._call)
+        parent = current()
+        spans = None if parent is None else RunSpans(parent, self._call.task)
+        try:
+            self._run = self._accept(self._call, spans)
+        except SluiceError as error:
+            if spans is not None:
+                spans.end(error, None)
+            raise
         return self._run
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         run = self._run
         if not run.is_over:
+            request = current_request.get(None)
+            run.left_by = None if request is None else request.ends_by
             run.cancel()
             with trio.CancelScope(shield=True):
                 await run.over.wait()
+        run.end_spans(error)

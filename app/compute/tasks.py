@@ -8,14 +8,27 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_type_hints, overload
 
 from app.compute.arguments import Arguments, Parameter, invalid_argument, names_report
 from app.compute.stored_report import StoredReport
+from app.flow import spans
 from app.http.strict_json import Buffer
 
-__all__ = ["Cancelled", "Hooks", "StoredReport", "Task", "checkpoint", "progress", "set_hooks", "task", "task_of"]
+__all__ = [
+    "Cancelled",
+    "Hooks",
+    "StoredReport",
+    "Task",
+    "checkpoint",
+    "progress",
+    "set_hooks",
+    "span",
+    "task",
+    "task_of",
+]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ATTRIBUTE = "__sluice_task__"
@@ -63,6 +76,11 @@ def progress(done: float, total: float | None = None, message: str = "") -> None
     if _hooks is not None:
         _hooks.check()
         _hooks.report(done, total, message)
+
+
+def span(name: str, **attributes: str | float | bool) -> AbstractContextManager[object]:
+    """A part of this task, as a block, in the trace of the request that it runs for, where there is one."""
+    return spans.span(name, dict(attributes))
 
 
 # -- what it is --------------------------------------------------------------------------------------------------------

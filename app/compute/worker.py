@@ -29,11 +29,13 @@ from app.compute.messages import (
     Returned,
     Start,
     Tired,
+    Traced,
     decode_start,
     frame,
 )
 from app.compute.registry import load_tasks, parse_request, task_named
 from app.compute.tasks import Cancelled, StoredReport, Task, set_hooks
+from app.compute.traced import CallSpans
 from app.errors import (
     ResultUnusable,
     SluiceError,
@@ -42,6 +44,7 @@ from app.errors import (
     TaskOutOfMemory,
     TaskOutOfTime,
 )
+from app.flow.spans import recording
 
 # Behind the server, which is to answer while all processors compute.
 _NICENESS = 10
@@ -115,11 +118,15 @@ class _Worker:
         calls = 0
         tired = False
         while packet := os.read(self._calls, MOST_PACKET_BYTES):
-            answer = self._answer(decode_start(packet))
+            start = decode_start(packet)
+            spans = CallSpans() if start.traced else None
+            answer = self._answer(start) if spans is None else self._answer_traced(start, spans)
             if os.getpid() != self._process:
                 os._exit(1)  # what a task has forked is no worker, and answers nobody
             if self._held is not None:
                 self._send(self._held)
+            if spans is not None:
+                self._send(Traced(start.number, list(spans.told())))
             self._send(answer)
             if self._ruined:
                 return
@@ -151,6 +158,14 @@ class _Worker:
 
     # -- one call --------------------------------------------------------------------------------------------------
 
+    def _answer_traced(self, start: Start, spans: CallSpans) -> Returned | Failed:
+        run = spans.begin("task run")
+        with recording(spans), run:
+            answer = self._answer(start)
+            if isinstance(answer, Failed):
+                run.failed(answer.name)
+        return answer
+
     def _answer(self, start: Start) -> Returned | Failed:
         self._number = start.number
         self._reported = 0.0
@@ -178,7 +193,19 @@ class _Worker:
         return Returned(start.number, time.monotonic() - began, result)
 
     def _run(self, start: Start) -> bytes:
-        data = self._payload(start)
+        if start.descriptor is None:
+            return self._result(start, start.data)
+        descriptor = os.open(self._orders.path(start.descriptor), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(descriptor, start.size, prot=mmap.PROT_READ)
+            data = memoryview(mapped)
+            result = self._result(start, data)
+            _empty(descriptor, mapped, data)
+        finally:
+            os.close(descriptor)
+        return result
+
+    def _result(self, start: Start, data: bytes | memoryview) -> bytes:
         name, arguments = parse_request(data) if start.task is None else (start.task, data)
         task = task_named(self._tasks, name)
         reports = {
@@ -192,15 +219,6 @@ class _Worker:
         }
         return _encoded(task.function(**task.decode(arguments, reports)))
 
-    def _payload(self, start: Start) -> bytes | memoryview:
-        if start.descriptor is None:
-            return start.data
-        descriptor = os.open(self._orders.path(start.descriptor), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return memoryview(mmap.mmap(descriptor, start.size, prot=mmap.PROT_READ))
-        finally:
-            os.close(descriptor)
-
     def _failed(self, error: SluiceError, began: float, trace: str = "") -> Failed:
         seconds = time.monotonic() - began
         members = msgspec.json.encode(error.members)
@@ -211,6 +229,16 @@ class _Worker:
         with self._sending:
             while left:
                 left = left[os.write(self._answers, left) :]
+
+
+def _empty(descriptor: int, mapped: mmap.mmap, data: memoryview) -> None:
+    """Gives the memory of a file back: large ones take milliseconds, in which the server could answer nobody."""
+    try:
+        data.release()
+        mapped.close()
+    except BufferError:  # the task has kept a part of it
+        return
+    os.ftruncate(descriptor, 0)
 
 
 def _encoded(result: object) -> bytes:

@@ -42,6 +42,11 @@ class Worker:
         self._pid: int | None = None
         self._known = trio.Event()
 
+    @property
+    def pid(self) -> int | None:
+        """None until it has told."""
+        return self._pid
+
     async def live(self, pool: ProcessPool, orders: Orders, heard: Callable[[], None]) -> None:
         """Returns when the process has ended. heard: is called whenever it has said something.
 

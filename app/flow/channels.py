@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import ClassVar
 
 import trio
 
@@ -29,6 +30,11 @@ class ChannelStatistics:
     passed: int
 
 
+def bytes_held() -> int:
+    """In all channels of this process together."""
+    return _State.held
+
+
 def open_channel(max_bytes: int = CHANNEL_BYTES) -> tuple[Writer, Reader]:
     """The two ends of a channel, each for one task.
 
@@ -39,7 +45,12 @@ def open_channel(max_bytes: int = CHANNEL_BYTES) -> tuple[Writer, Reader]:
 
 
 class _State:
-    """What the two ends share. Trio's channel has no bound of its own here: a chunk gets in once there is credit."""
+    """What the two ends share. Trio's channel has no bound of its own here: a chunk gets in once there is credit.
+
+    held: bytes in all channels.
+    """
+
+    held: ClassVar[int] = 0
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -72,6 +83,7 @@ class Writer:
         if chunk:
             state.send.send_nowait(chunk)
             state.buffered += len(chunk)
+            _State.held += len(chunk)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def close(self) -> None:
@@ -134,6 +146,7 @@ class Reader(AsyncIterator[bytes]):
         state = self._state
         state.reader_gone = True
         state.receive.close()
+        _State.held -= state.buffered
         state.buffered = 0
         state.room.unpark_all()
 
@@ -143,6 +156,7 @@ class Reader(AsyncIterator[bytes]):
     def _passed(self, chunk: bytes) -> bytes:
         state = self._state
         state.buffered -= len(chunk)
+        _State.held -= len(chunk)
         state.passed += len(chunk)
         state.room.unpark()
         return chunk

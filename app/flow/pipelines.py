@@ -107,12 +107,12 @@ class _Run:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller sees it
             self.failure = self.failure or error
             for one in self._scopes:
-                one.cancel()
+                one.cancel("failure")
         finally:
             if complete:
                 writer.close()
                 for one in before:
-                    one.cancel()
+                    one.cancel("enough")
             else:
                 writer.fail(trio.BrokenResourceError("the stage was ended"))
 

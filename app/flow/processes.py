@@ -20,6 +20,7 @@ import trio_parallel  # pyright: ignore[reportMissingTypeStubs]
 from outcome import Error, Outcome, Value
 
 from app.flow.process_start import SIGNALS_OF_THE_SERVER, always, begin
+from app.flow.spans import span
 
 # An idle process ends as soon as it is told; one that does not is killed after this.
 _END_SECONDS = 2.0
@@ -105,7 +106,7 @@ class ProcessPool:
         if self._closed:
             raise self._closed_error()
         died: ProcessDied | None = None
-        with trio.CancelScope() as scope:
+        with span("process run", {"sluice.pool": self._name}), trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
                 calling = partial(self._context.run_sync, call, *arguments, kill_on_cancel=True, limiter=self._limiter)

@@ -87,6 +87,12 @@ class RequestScope:
         """Whether it was ended from outside; also by a deadline that has passed while Trio has not looked yet."""
         return self.reason is not None if self._timeouts is not None else self.scope.cancel_called
 
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended for being late; infinite where nothing counts now."""
+        own = self.scope.deadline - trio.current_time()
+        return own if self._timeouts is None else min(own, self._timeouts.left(self))
+
     def begin_moving(self) -> None:
         """A part of the answer, or of the body, is on its way: until `end_moving` the stall limit counts instead. Both
         may be at once: one that waits for its client is not to be late because the other gets on."""
@@ -114,7 +120,14 @@ class RequestScope:
     def cancel(self, reason: Reason) -> None:
         if not self.scope.cancel_called:  # also True once the deadline has passed
             self.reason = reason
-            self.scope.cancel()
+            self.scope.cancel(reason)
+
+    @property
+    def ends_by(self) -> Reason | None:
+        """What ends the request from outside, as who is ended by it sees it."""
+        if self.reason is None and self.has_ended:
+            return "deadline"
+        return self.reason
 
     @property
     def ended_by(self) -> Reason | None:
@@ -122,6 +135,14 @@ class RequestScope:
         if self.reason is None and self.scope.cancelled_caught:
             return "deadline"
         return self.reason
+
+    @property
+    def being_cancelled_by(self) -> Reason | None:
+        """Likewise, while it is still on its way out."""
+        if self.reason is not None or not self.scope.cancel_called:
+            return self.reason
+        # A scope that is not its own has no deadline: it was the server around us.
+        return "deadline" if self._timeouts is None else "shutdown"
 
 
 current_request: ContextVar[RequestScope] = ContextVar("current_request")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
+from weakref import WeakSet
 
 import trio
+
+from app.flow.histograms import Histogram
+from app.flow.spans import Span, current
 
 
 @dataclass(frozen=True)
@@ -21,15 +26,36 @@ class ThreadStatistics:
     waiting: int
 
 
+class _Places:
+    """A limiter, as `trio.to_thread` uses it, that tells how long is waited for it."""
+
+    def __init__(self, limiter: trio.CapacityLimiter, waits: Histogram) -> None:
+        self._limiter = limiter
+        self._waits = waits
+        self.release_on_behalf_of = limiter.release_on_behalf_of
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        if self._limiter.available_tokens:
+            self._waits.observe(0.0)
+            await self._limiter.acquire_on_behalf_of(borrower)
+            return
+        began = trio.current_time()
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self._waits.observe(trio.current_time() - began)
+
+
 class ThreadPool:
-    """At most ``size`` threads for one kind of blocking call.
+    """At most ``size`` threads for one kind of blocking call. waits: how long calls have waited for theirs, in seconds.
 
     Bound: ``size`` threads; a call past it waits, in order, until it gets one or is cancelled.
     """
 
     def __init__(self, name: str, size: int) -> None:
+        self.waits = Histogram()
         self._name = name
         self._limiter = trio.CapacityLimiter(size)
+        self._places = cast("Any", _Places(self._limiter, self.waits))
+        _pools.add(self)
 
     async def run[T](self, call: Callable[[], T]) -> T:
         """``call()`` in a thread.
@@ -37,14 +63,14 @@ class ThreadPool:
         *Cancellation*: while waiting for a thread, at once. Once the call runs it is waited for: use this for calls
         that end soon by themselves, so that none outlives the request that started it.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+        return await self._run(call, abandon=False)
 
     async def run_or_abandon[T](self, call: Callable[[], T]) -> T:
         """``call()`` in a thread, for a call that asks whether something hangs, and leaves nothing behind.
 
         *Cancellation*: at once. A call that runs is left behind, and keeps its place in the pool until it ends.
         """
-        return await trio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+        return await self._run(call, abandon=True)
 
     async def run_interruptible[T](self, call: Callable[[], T], interrupt: Callable[[], object]) -> T:
         """``call()`` in a thread, ended by ``interrupt()`` when the caller is cancelled.
@@ -57,7 +83,7 @@ class ThreadPool:
         """
         job = _Job()
         try:
-            return await trio.to_thread.run_sync(partial(job.run, call), limiter=self._limiter, abandon_on_cancel=True)
+            return await self._run(partial(job.run, call), abandon=True)
         except trio.Cancelled:
             if job.withdraw():
                 with trio.CancelScope(shield=True):
@@ -66,9 +92,31 @@ class ThreadPool:
                         await trio.sleep(0.002)
             raise
 
+    async def _run[T](self, call: Callable[[], T], *, abandon: bool) -> T:
+        parent = current()
+        if parent is None:
+            return await trio.to_thread.run_sync(call, limiter=self._places, abandon_on_cancel=abandon)
+        timed = _Timed(call, has_to_wait=self._limiter.available_tokens < 1)
+        error: BaseException | None = None
+        try:
+            return await trio.to_thread.run_sync(timed.run, limiter=self._places, abandon_on_cancel=abandon)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            timed.tell(parent, self._name, error)
+
     def statistics(self) -> ThreadStatistics:
         state = self._limiter.statistics()
         return ThreadStatistics(self._name, int(state.total_tokens), state.borrowed_tokens, state.tasks_waiting)
+
+
+_pools: WeakSet[ThreadPool] = WeakSet()
+
+
+def pools() -> list[ThreadPool]:
+    """Those of this process."""
+    return list(_pools)
 
 
 async def in_threads[T](items: Iterator[T]) -> AsyncGenerator[T]:
@@ -76,6 +124,30 @@ async def in_threads[T](items: Iterator[T]) -> AsyncGenerator[T]:
     end = object()
     while (item := await trio.to_thread.run_sync(next, items, end)) is not end:
         yield cast("T", item)
+
+
+class _Timed[T]:
+    """One call, and when it began and ended, by the wall clock; told by whoever waits for it, and not in its thread."""
+
+    def __init__(self, call: Callable[[], T], *, has_to_wait: bool) -> None:
+        self._call = call
+        self._has_to_wait = has_to_wait
+        self._came = time.time_ns()
+        self._began = self._ended = 0
+
+    def run(self) -> T:
+        self._began = time.time_ns()
+        try:
+            return self._call()
+        finally:
+            self._ended = time.time_ns()
+
+    def tell(self, parent: Span, pool: str, error: BaseException | None) -> None:
+        began, now = self._began, time.time_ns()
+        if self._has_to_wait or not began:
+            parent.add("thread wait", self._came, began or now, {"sluice.pool": pool}, None if began else error)
+        if began:
+            parent.add("thread run", began, self._ended or now, {"sluice.pool": pool}, error)
 
 
 class _Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from itertools import takewhile
 
@@ -34,6 +35,11 @@ class Timeouts[K: Hashable]:
 
     def __contains__(self, key: K) -> bool:
         return key in self._due
+
+    def left(self, key: K) -> float:
+        """Seconds until ``key`` is told; infinite where it is not in."""
+        due = self._due.get(key)
+        return math.inf if due is None else due - self.now()
 
     def leave(self, key: K) -> None:
         """Harmless where ``key`` is not in."""

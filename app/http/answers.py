@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 type Fields = Sequence[tuple[bytes, bytes]]
@@ -71,6 +72,11 @@ class ShortRoute:
     meaning: str
     fields: frozenset[bytes]
     handler: Handler
+
+    @cached_property
+    def template(self) -> str:
+        """Its path, the parameter in braces."""
+        return f"{self.prefix}{{{self.parameter}}}" if self.parameter else self.prefix
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 import secrets
-from dataclasses import dataclass
+
+import msgspec
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(
@@ -23,8 +24,7 @@ def request_id(given: bytes | None) -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """One hop of a distributed trace: the caller's trace, with a span of our own."""
 
     trace_id: str

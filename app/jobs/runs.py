@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +22,7 @@ from app.errors import (
 )
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
+from app.flow.spans import span
 from app.jobs.engine import Engine, Submitted
 from app.jobs.job import Ending, Job, Progress, cut, ended, ending_of, moved, told
 from app.jobs.results import Results
@@ -73,7 +75,7 @@ class Run:
         if self.submitted is not None:
             self.submitted.cancel()
         else:
-            self.request.scope.cancel()
+            self.request.scope.cancel("delete")
 
     async def news(self, revision: int) -> None:
         """Returns once ``job`` is of a later revision, or does not run here any more."""
@@ -106,6 +108,7 @@ class Runs[C]:
         self, engine: Engine[C], store: Store, results: Results, gate: DrainGate, owner: str, nursery: trio.Nursery
     ) -> None:
         self.running: dict[str, Run] = {}
+        self.ended: Counter[str] = Counter()
         self._engine = engine
         self._store = store
         self._results = results
@@ -198,10 +201,12 @@ class Runs[C]:
         request = RequestScope(job.id) if begun_by is None else RequestScope(begun_by.id, begun_by.trace_id)
         current_request.set(request)
         run = self.running[job.id] = Run(job, request)
+        told = span("job", {"sluice.job": job.id, "sluice.task": job.task})
         self._came.set()
         self._gate.enter(request)
         try:
-            yield run
+            with told:
+                yield run
         finally:
             self._gate.leave(request)
             request.close()
@@ -309,6 +314,8 @@ class Runs[C]:
             if not run.is_settled:
                 with trio.move_on_after(_LAST_WORDS_SECONDS, shield=True):
                     await self._end(run, ending)
+            if run.job.is_over:
+                self.ended[run.job.state] += 1
             _tell_end(run, ending)
 
     async def _end(self, run: Run, ending: Ending) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -45,10 +45,11 @@ class Instances(Protocol):
 
 @dataclass(frozen=True)
 class JobStatistics:
-    """queued, running: jobs of this process now."""
+    """queued, running: jobs of this process now. ended: since the start, by the state they came to."""
 
     queued: int
     running: int
+    ended: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Jobs[C]:
@@ -120,9 +121,14 @@ class Jobs[C]:
             await self._store.request_cancel(job.id)
         return await self.wait(id, self._grace + _CANCEL_SECONDS)
 
+    @property
+    def count(self) -> int:
+        """Of those that this process runs, or is writing down the end of."""
+        return len(self._runs.running)
+
     def statistics(self) -> JobStatistics:
         states = [run.job.state for run in self._runs.running.values()]
-        return JobStatistics(states.count("queued"), states.count("running"))
+        return JobStatistics(states.count("queued"), states.count("running"), dict(self._runs.ended))
 
     async def result(self, job: Job) -> bytes | Blob:
         """What a job returned that has succeeded: JSON, or an open file of it, which whoever gets it closes.

@@ -105,6 +105,8 @@ class Upkeep[C]:
             _log.warning("job of a dead instance", job=job.id, state=after.state, dead=job.owner)
             if again is not None:
                 self._runs.resume(after, again)
+            else:
+                self._runs.ended[after.state] += 1
 
     def _revived(self, task: str, call: bytes) -> C | None:
         try:

@@ -53,7 +53,7 @@ class Buffer:
 
     What was dropped is told with the next `take`, before the events that follow it.
 
-    key: of an event; None where it has none.
+    key: of an event; None where it has none. dropped: events, since the start, that the subscriber does not get.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Buffer:
         key: Callable[[Event], bytes | None] | None = None,
     ) -> None:
         self.bytes = 0
+        self.dropped = 0
         self.overflowed = False
         self._policy: Policy = policy
         self._most_events, self._most_bytes = most_events, most_bytes
@@ -94,10 +95,11 @@ class Buffer:
         if not self.has_room(event):
             if self._policy == "disconnect":
                 self.overflowed = True
+                self.dropped += 1
             if self._policy in {"disconnect", "block"}:
                 return False
             while self._events and not self.has_room(event):
-                self._lost.add(self._remove(next(iter(self._events))), "dropped")
+                self._lose(next(iter(self._events)), "dropped")
         self._count += 1
         self._events[self._count] = event
         self.bytes += event.size
@@ -122,9 +124,13 @@ class Buffer:
         if key is None:
             return
         if (earlier := self._by_key.get(key)) is not None:
-            self._lost.add(self._remove(earlier), "coalesced")
+            self._lose(earlier, "coalesced")
         self._by_key[key] = self._count + 1
         self._keys[self._count + 1] = key
+
+    def _lose(self, number: int, reason: str) -> None:
+        self._lost.add(self._remove(number), reason)
+        self.dropped += 1
 
     def _remove(self, number: int) -> Event:
         event = self._events.pop(number)

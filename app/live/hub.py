@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +16,7 @@ from app.live.horizon import Head
 from app.live.store import Store
 from app.live.topic import BEATS, Topic
 from app.storage.lookup import Lookup
+from app.telemetry.families import OTHER
 
 _log = structlog.get_logger()
 
@@ -30,11 +32,14 @@ BEAT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class HubStatistics:
-    """topics, subscribers: now. delivered: events since the start, of all subscribers together."""
+    """topics, subscribers: now. delivered: events since the start, of all subscribers together. dropped: likewise, by
+    topic and policy. by_topic: subscribers. Topics that are not configured are together there, as `OTHER`."""
 
     topics: int
     subscribers: int
     delivered: int
+    dropped: Mapping[tuple[str, str], int]
+    by_topic: Mapping[str, int]
 
 
 class Hub:
@@ -43,6 +48,7 @@ class Hub:
     def __init__(self, store: Store, heads: Lookup[Head], settings: LiveSettings) -> None:
         self.draining = False
         self._delivered = 0
+        self._dropped: Counter[tuple[str, str]] = Counter()
         self._store = store
         self._heads = heads
         self._settings = settings
@@ -85,6 +91,7 @@ class Hub:
         if not topic.users and self._topics.get(topic.name) is topic:
             del self._topics[topic.name]
             self._delivered += topic.delivered
+            self._dropped[self._told_as(topic.name), topic.settings.policy] += topic.dropped
 
     async def wait_for_room(self, name: str) -> None:
         """Returns when no subscriber of this process holds publishers up."""
@@ -110,8 +117,17 @@ class Hub:
         self._woken.set()
 
     def statistics(self) -> HubStatistics:
-        delivered = self._delivered + sum(topic.delivered for topic in self._topics.values())
-        return HubStatistics(len(self._topics), self._places, delivered)
+        delivered, dropped = self._delivered, self._dropped.copy()
+        by_topic: Counter[str] = Counter()
+        for topic in self._topics.values():
+            name = self._told_as(topic.name)
+            delivered += topic.delivered
+            dropped[name, topic.settings.policy] += topic.dropped
+            by_topic[name] += topic.users
+        return HubStatistics(len(self._topics), self._places, delivered, dropped, by_topic)
+
+    def _told_as(self, topic: str) -> str:
+        return topic if topic in self._settings.topics else OTHER
 
     # -- what runs -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from app.errors import DatabaseUnavailable, SluiceError
+from app.flow.spans import Span, current, run_within
 from app.live.derivations import Derivations
 from app.live.events import Draft, Event, EventId
 from app.live.store import Store
@@ -31,6 +32,7 @@ class _Publication:
     topic: str
     draft: Draft
     task: trio.lowlevel.Task
+    span: Span | None
     taken: bool = False
     id: EventId | None = None
     error: Exception | None = None
@@ -71,7 +73,7 @@ class Publisher:
         `_WRITE_SECONDS` at most, so that it is known what was done. *Errors*: those of the database; where the
         connection broke during the commit, it may have been published.
         """
-        publication = _Publication(topic, draft, trio.lowlevel.current_task())
+        publication = _Publication(topic, draft, trio.lowlevel.current_task(), current())
         self._queue.append(publication)
         self._came.set()
 
@@ -96,7 +98,8 @@ class Publisher:
             for _ in range(_TURNS):  # whoever is about to publish may join
                 await trio.lowlevel.checkpoint()
             batch = self._take()
-            if batch:
+            if batch:  # whose statements are told with the first of them that is traced
+                run_within(next((one.span for one in batch if one.span is not None), None))
                 await self._write(batch)
             if not self._queue:
                 self._came = trio.Event()

@@ -12,6 +12,7 @@ import trio
 from app.config.live import LiveSettings, TopicSettings
 from app.errors import BodyTooLarge, Forbidden, StartError
 from app.flow.drain import DrainGate
+from app.flow.spans import span
 from app.http.strict_json import well_formed
 from app.live.derivations import Derivations, Derive
 from app.live.events import MAX_DATA, Draft, Event, EventId, check_topic, check_type
@@ -57,10 +58,11 @@ class Live:
         check_topic(topic)
         if (source := self._derivations.source_of(topic)) is not None:
             raise Forbidden(f"this topic is derived from {source!r}: publish there")
-        await self._hub.wait_for_room(topic)
-        for derived in self._derivations.below(topic):
-            await self._hub.wait_for_room(derived)
-        return await self._publisher.publish(topic, draft)
+        with span("publish", {"messaging.system": "sluice", "messaging.destination.name": topic}, "producer"):
+            await self._hub.wait_for_room(topic)
+            for derived in self._derivations.below(topic):
+                await self._hub.wait_for_room(derived)
+            return await self._publisher.publish(topic, draft)
 
     def subscribe(
         self, topic: str, position: Position, send_now: SendNow | None = None

@@ -122,6 +122,7 @@ class Topic:
         self.epoch = None if head is None else head.epoch
         self.last = 0 if head is None else head.sequence
         self.users = self.delivered = 0
+        self._dropped = 0
         self.subscribers: dict[Subscriber, None] = {}
         self.blocked = self.draining = False
         self.room = trio.Event()
@@ -135,8 +136,15 @@ class Topic:
         return subscriber
 
     def detach(self, subscriber: Subscriber) -> None:
-        self.subscribers.pop(subscriber, None)
+        if subscriber in self.subscribers:
+            del self.subscribers[subscriber]
+            self._dropped += subscriber.buffer.dropped
         self._make_room()
+
+    @property
+    def dropped(self) -> int:
+        """Events that some subscriber did not get, since the start."""
+        return self._dropped + sum(subscriber.buffer.dropped for subscriber in self.subscribers)
 
     def taken(self, count: int) -> None:
         self.delivered += count

@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from app.flow.histograms import Histogram
 
 type Scalar = str | int | float | bytes | None
 type Row = tuple[Scalar, ...]
 type Rows = list[Row]
+
+
+@dataclass(frozen=True)
+class DatabaseTimes:
+    """In seconds. waits: from asking for a connection to having one. queries: from a statement to its answer, or its
+    first rows."""
+
+    waits: Histogram = field(default_factory=Histogram)
+    queries: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,8 @@ class DatabaseStatistics:
 
     size: connections at most. open: now, idle ones included. idle: open and unused. waiting: callers that wait for
     one. streams: how many of the connections streams hold. opened, discarded, killed: since the start: connections
-    made, connections thrown away because they broke or their query was cancelled, and queries ended on the server.
+    made, connections thrown away because they broke or their query was cancelled, and queries ended on the server;
+    times: likewise.
     """
 
     size: int
@@ -34,6 +46,7 @@ class DatabaseStatistics:
     opened: int
     discarded: int
     killed: int
+    times: DatabaseTimes
 
 
 class Transaction(Protocol):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import trio
 
 from app.errors import DatabaseUnavailable, SluiceError
+from app.flow.request import current_request
+from app.flow.spans import Span, current, run_within
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
@@ -48,6 +50,7 @@ class _Batch[V]:
     found: dict[str, V] = field(default_factory=dict[str, V])
     failed: dict[str, Exception] = field(default_factory=dict[str, Exception])
     keys: dict[str, None] = field(default_factory=dict[str, None])
+    span: Span | None = None  # of the first caller who has one: the query is a part of that, and others only wait
 
 
 class Lookup[V]:
@@ -85,10 +88,17 @@ class Lookup[V]:
             self._waiting -= 1
             del batch.callers[task]
             if not batch.callers:
-                self._abandon(batch)
+                request = task.context.get(current_request)
+                self._abandon(batch, None if request is None else request.being_cancelled_by)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        parent = current()
+        if parent is None or batch.span is None:
+            batch.span = batch.span or parent
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            with parent.child("shared lookup"):
+                await trio.lowlevel.wait_task_rescheduled(abort)
         if key in batch.failed:
             # Each caller raises an exception of its own: a shared one would collect the tracebacks of all.
             raise own_copy(batch.failed[key])
@@ -111,10 +121,10 @@ class Lookup[V]:
             Context().run(self._nursery.start_soon, self._fly)
         return batch
 
-    def _abandon(self, batch: _Batch[V]) -> None:
+    def _abandon(self, batch: _Batch[V], reason: str | None) -> None:
         if batch in self._pending:
             self._pending.remove(batch)
-        batch.scope.cancel()
+        batch.scope.cancel(reason)
 
     async def _fly(self) -> None:
         """Runs batches until none is pending."""
@@ -129,6 +139,7 @@ class Lookup[V]:
             self._flying -= 1
 
     async def _answer(self, batch: _Batch[V]) -> None:
+        run_within(batch.span)
         with batch.scope:
             await self._fetch(batch, list(batch.keys))
         self._waiting -= len(batch.callers)

@@ -12,10 +12,12 @@ import structlog
 import trio
 
 from app.errors import BACKING_OFF, DatabaseUnavailable, QueryFailed, StartError
+from app.flow.spans import span
 from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
-from app.storage.database import DatabaseStatistics, Rows, Scalar
+from app.storage.database import DatabaseStatistics, DatabaseTimes, Rows, Scalar
 from app.storage.mysql_connection import MysqlConnection, connect, tls_context
+from app.storage.query_spans import query_span, wait_span
 from app.storage.stream_places import StreamPlaces
 
 _log = structlog.get_logger()
@@ -64,7 +66,8 @@ class MysqlDatabase:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
-        self._connect = partial(connect, settings, tls_context(settings))
+        self._times = DatabaseTimes()
+        self._connect = partial(connect, settings, tls_context(settings), self._times.queries)
         self._permits = trio.Semaphore(settings.pool, max_value=settings.pool)
         self._places = StreamPlaces(settings.pool)
         self._idle: deque[tuple[float, MysqlConnection]] = deque()
@@ -89,9 +92,10 @@ class MysqlDatabase:
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
         with self._places.take():
             async with self._lend() as connection:
-                fetchmany = await connection.open_cursor(sql, parameters)
-                async with aclosing(_batches(connection, fetchmany, batch)) as batches:
-                    yield batches
+                with query_span("mysql", sql):
+                    fetchmany = await connection.open_cursor(sql, parameters)
+                    async with aclosing(_batches(connection, fetchmany, batch)) as batches:
+                        yield batches
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MysqlConnection]:
@@ -119,6 +123,7 @@ class MysqlDatabase:
             opened=self._opened,
             discarded=self._discarded,
             killed=self._killer.killed,
+            times=self._times,
         )
 
     async def reap(self) -> None:
@@ -141,12 +146,15 @@ class MysqlDatabase:
     @asynccontextmanager
     async def _lend(self) -> AsyncGenerator[MysqlConnection]:
         await trio.lowlevel.checkpoint_if_cancelled()
+        came = trio.current_time()
         try:
             self._permits.acquire_nowait()
         except trio.WouldBlock:
-            await self._permits.acquire()
+            with wait_span("mysql"):
+                await self._permits.acquire()
         try:
             connection = self._take_idle() or await self._open_one()
+            self._times.waits.observe(trio.current_time() - came)
             try:
                 yield connection
             finally:
@@ -176,7 +184,8 @@ class MysqlDatabase:
             raise DatabaseUnavailable("the database cannot be asked now", retry_after=wait, internal=BACKING_OFF)
         self._backoff.begin()
         try:
-            connection = await self._connect()
+            with span("connect", {"db.system.name": "mysql"}, "client"):
+                connection = await self._connect()
         except DatabaseUnavailable as error:
             self._backoff.failed(trio.current_time())
             if self._opened:  # before, it is the start that fails, and says so

@@ -19,9 +19,11 @@ from trio_mysql.constants import CLIENT, COMMAND, CR, ER  # pyright: ignore[repo
 from trio_mysql.protocol import FieldDescriptorPacket, MysqlPacket  # pyright: ignore[reportMissingTypeStubs]
 
 from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed
+from app.flow.histograms import Histogram
 from app.settings import DatabaseSettings
 from app.storage.database import Rows, Scalar
 from app.storage.mysql_rows import Shape, shape_of
+from app.storage.query_spans import query_span
 
 CONNECT_SECONDS = 5.0
 _auth: Any = _untyped_auth
@@ -186,8 +188,9 @@ class MysqlConnection:
     broken: nothing more can be asked. Either makes it of no more use.
     """
 
-    def __init__(self, raw: Any, stream: trio.SocketStream) -> None:
+    def __init__(self, raw: Any, stream: trio.SocketStream, times: Histogram) -> None:
         self._raw = raw
+        self._times = times
         # The driver forgets its stream, unclosed, when anything goes wrong while it reads.
         self._stream = stream
         self.thread_id: int = raw.thread_id()
@@ -196,12 +199,12 @@ class MysqlConnection:
         self.broken = False
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             text = self._raw.cursor(_Cursor).mogrify(_placeholders(sql), tuple(parameters))
             return cast("Rows", await self._raw.rows(text))
 
     async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
-        with self._statement():
+        with query_span("mysql", sql), self._statement():
             return cast("int", await self._raw.cursor(_Cursor).execute(_placeholders(sql), tuple(parameters)))
 
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> Callable[[int], Any]:
@@ -248,6 +251,7 @@ class MysqlConnection:
     @contextmanager
     def _statement(self) -> Generator[None]:
         self.running = True
+        began = trio.current_time()
         try:
             with _mapped_errors():
                 yield
@@ -257,11 +261,15 @@ class MysqlConnection:
         except DatabaseUnavailable:
             self.running, self.broken = False, True
             raise
+        finally:
+            self._times.observe(trio.current_time() - began)
         self.running = False
 
 
-async def connect(settings: DatabaseSettings, tls: ssl.SSLContext | None) -> MysqlConnection:
-    """A new connection, in autocommit mode and UTF-8.
+async def connect(
+    settings: DatabaseSettings, tls: ssl.SSLContext | None, times: Histogram | None = None
+) -> MysqlConnection:
+    """A new connection, in autocommit mode and UTF-8. times: takes the seconds of each statement, and of each batch.
 
     *Cancellation*: leaves nothing open. *Errors*: DatabaseUnavailable, with the reason in ``internal``, where the
     server is away, full, or refuses us; also after `CONNECT_SECONDS`.
@@ -293,7 +301,7 @@ async def connect(settings: DatabaseSettings, tls: ssl.SSLContext | None) -> Mys
         except BaseException:
             stream.socket.close()
             raise
-        return MysqlConnection(raw, stream)
+        return MysqlConnection(raw, stream, Histogram() if times is None else times)
     raise DatabaseUnavailable(_UNAVAILABLE, retry_after=1, internal=f"no connection within {CONNECT_SECONDS:g} s")
 
 

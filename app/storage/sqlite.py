@@ -12,8 +12,10 @@ from typing import Literal
 import trio
 
 from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed, StartError
+from app.flow.histograms import Histogram
 from app.flow.threads import ThreadPool
-from app.storage.database import DatabaseStatistics, Row, Rows, Scalar
+from app.storage.database import DatabaseStatistics, DatabaseTimes, Row, Rows, Scalar
+from app.storage.query_spans import query_span, wait_span
 from app.storage.stream_places import StreamPlaces
 
 _READERS = 4
@@ -58,8 +60,9 @@ class SqliteDatabase:
         self._path = path
         self._threads = threads
         self._identity: tuple[int, int] | None = None
-        self._readers = _Connections(path, threads, _READERS)
-        self._writer = _Connections(path, threads, 1)
+        self._times = DatabaseTimes()
+        self._readers = _Connections(path, threads, _READERS, self._times)
+        self._writer = _Connections(path, threads, 1, self._times)
         self._places = StreamPlaces(_READERS)
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
@@ -76,12 +79,13 @@ class SqliteDatabase:
     ) -> AsyncGenerator[AsyncIterator[Rows]]:
         with self._places.take():
             async with self._readers.lend() as connection:
-                cursor = await connection.open_cursor(sql, parameters)
-                try:
-                    async with aclosing(connection.batches(cursor, batch)) as batches:
-                        yield batches
-                finally:
-                    cursor.close()
+                with query_span("sqlite", sql):
+                    cursor = await connection.open_cursor(sql, parameters)
+                    try:
+                        async with aclosing(connection.batches(cursor, batch)) as batches:
+                            yield batches
+                    finally:
+                        cursor.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[_Connection]:
@@ -116,6 +120,7 @@ class SqliteDatabase:
             opened=readers.opened + writer.opened,
             discarded=0,
             killed=readers.interrupted + writer.interrupted,
+            times=self._times,
         )
 
     async def aclose(self) -> None:
@@ -126,13 +131,14 @@ class SqliteDatabase:
 class _Connections:
     """At most ``size`` connections, opened when first needed and lent in order."""
 
-    def __init__(self, path: Path, threads: ThreadPool, size: int) -> None:
+    def __init__(self, path: Path, threads: ThreadPool, size: int, times: DatabaseTimes) -> None:
         self.size = size
         self.idle: list[_Connection] = []
         self.opened = 0
         self.interrupted = 0
         self._path = path
         self._threads = threads
+        self._times = times
         self._permits = trio.Semaphore(size, max_value=size)
         self._closed = False
 
@@ -142,8 +148,15 @@ class _Connections:
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
-        async with self._permits:
+        came = trio.current_time()
+        if not self._permits.value:
+            with wait_span("sqlite"):
+                await self._permits.acquire()
+        else:
+            await self._permits.acquire()
+        try:
             connection = self.idle.pop() if self.idle else await self._open()
+            self._times.waits.observe(trio.current_time() - came)
             try:
                 yield connection
             finally:
@@ -151,6 +164,8 @@ class _Connections:
                 if self._closed:
                     with trio.CancelScope(shield=True):
                         await self.aclose()
+        finally:
+            self._permits.release()
 
     async def _open(self) -> _Connection:
         async def try_to_open() -> sqlite3.Connection | None:
@@ -163,7 +178,7 @@ class _Connections:
 
         raw = await _when_unlocked(try_to_open)
         self.opened += 1
-        return _Connection(raw, self._threads, self._count_interruption)
+        return _Connection(raw, self._threads, self._times.queries, self._count_interruption)
 
     async def aclose(self) -> None:
         """Closes what is idle; what is lent is closed when it comes back."""
@@ -178,13 +193,17 @@ class _Connections:
 class _Connection:
     """One SQLite connection, used by one task at a time; inside a transaction it is the `Transaction`."""
 
-    def __init__(self, raw: sqlite3.Connection, threads: ThreadPool, on_interruption: Callable[[], None]) -> None:
+    def __init__(
+        self, raw: sqlite3.Connection, threads: ThreadPool, times: Histogram, on_interruption: Callable[[], None]
+    ) -> None:
         self._raw = raw
         self._threads = threads
+        self._times = times
         self._on_interruption = on_interruption
 
     async def call[T](self, work: Callable[[sqlite3.Connection], T]) -> T:
         """``work(connection)`` in a thread; cancelling it interrupts the statement."""
+        began = trio.current_time()
         try:
             return await self._threads.run_interruptible(partial(work, self._raw), self._raw.interrupt)
         except trio.Cancelled:
@@ -194,18 +213,22 @@ class _Connection:
             raise _translated(error) from error
         except UnicodeEncodeError as error:
             raise QueryFailed("a text cannot be stored in the database", internal=str(error)) from error
+        finally:
+            self._times.observe(trio.current_time() - began)
 
     async def fetch(self, sql: str, parameters: Sequence[Scalar] = ()) -> Rows:
         def work(raw: sqlite3.Connection) -> Rows:
             return raw.execute(sql, tuple(parameters)).fetchall()
 
-        return await self.call(work)
+        with query_span("sqlite", sql):
+            return await self.call(work)
 
     async def execute(self, sql: str, parameters: Sequence[Scalar] = ()) -> int:
         def work(raw: sqlite3.Connection) -> int:
             return raw.execute(sql, tuple(parameters)).rowcount
 
-        return await self.call(work)
+        with query_span("sqlite", sql):
+            return await self.call(work)
 
     async def open_cursor(self, sql: str, parameters: Sequence[Scalar]) -> sqlite3.Cursor:
         def work(raw: sqlite3.Connection) -> sqlite3.Cursor:

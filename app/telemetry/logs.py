@@ -2,117 +2,96 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Mapping, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
-import trio
 
 from app.flow.request import current_request
+from app.settings import LogLevel
+from app.telemetry.sink import Sink
 
-_LEVEL = logging.INFO
-_MOST_HELD = 64 * 1024
+# Alembic tells each step of each connection, and a migration is told by the command that runs it. Of the others the
+# details are what clients, upstreams and rows say: fields with secrets in them, and what reports hold.
+_AT_LEAST = {
+    "alembic": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "hpack": logging.INFO,
+    "httpcore": logging.INFO,
+    "wsproto": logging.INFO,
+}
+# What the lines that are left may take to leave when the process ends.
+_LAST_LINES_SECONDS = 1.0
 
 
-def configure_logs() -> None:
-    """Sends structlog, the standard library's logging (Hypercorn's included) and warnings to standard error."""
-    global _sink  # noqa: PLW0603 - standard error is the process's
+def configure_logs(level: LogLevel = "info", *, apart: bool = True) -> None:
+    """Sends structlog, the standard library's logging (Hypercorn's included) and warnings to standard error.
+
+    apart: lines are written by a thread, so that nobody who logs waits for whoever reads them; False for commands,
+    which have words for standard output too.
+    """
+    global _sink, _as_json, _tells_requests  # noqa: PLW0603 - standard error is the process's
     if cast("TextIO | None", sys.stderr) is None:  # it was closed by whoever started us
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
-    on_terminal = sys.stderr.isatty()
-    _sink = None if on_terminal else Sink(sys.stderr)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    _as_json = not sys.stderr.isatty()
+    _tells_requests = number <= logging.INFO
+    rendering = _json() if _as_json else _console()
+    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), apart=apart)
+    atexit.register(_sink.drain, _LAST_LINES_SECONDS)
+    stream = cast("TextIO", _sink)
     shared: list[structlog.typing.Processor] = [_identify, structlog.stdlib.add_log_level, _stamp]
-    rendering = _console() if on_terminal else _json()
     structlog.configure(
         processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVEL),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _sink or sys.stderr)),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(cast("TextIO", _sink or sys.stderr))
+    _configure_library(stream, [*shared, structlog.stdlib.ExtraAdder()], rendering, number)
+
+
+def _configure_library(
+    stream: TextIO,
+    shared: Sequence[structlog.typing.Processor],
+    rendering: Sequence[structlog.typing.Processor],
+    level: int,
+) -> None:
+    """The standard library's logging."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVEL)
+    root.setLevel(level)
     logging.captureWarnings(True)
-    # Alembic tells each step of each connection; a migration is told by the command that runs it.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name, least in _AT_LEAST.items():
+        logging.getLogger(name).setLevel(max(level, least))
 
 
-class Sink:
-    """A stream of lines. Those of requests may wait until the event loop's turn is over, and leave in one write.
-
-    Lines that cannot be written are lost. Bound: `_MOST_HELD` bytes. Lines leave in the order in which they came, but
-    for those of threads, which do not wait.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._held: list[bytes] = []
-        self._size = 0
-        self._writer: trio.lowlevel.Task | None = None
-        self._sleeps = False
-        self._thread = threading.get_ident()
-
-    async def run(self) -> None:
-        """Lets lines wait for as long as it runs; none is left when it ends."""
-        self._writer, self._thread = trio.lowlevel.current_task(), threading.get_ident()
-        try:
-            while True:
-                self._sleeps = True
-                await trio.lowlevel.wait_task_rescheduled(self._abort)
-                self.flush()
-        finally:
-            self._writer, self._sleeps = None, False
-            self.flush()
-
-    def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # a full disk, or nobody at the other end: no reason to stop serving
-            self._release()
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._release()
-            self._stream.flush()
-
-    def hold(self, line: bytes) -> None:
-        """Writes ``line`` soon; it ends with its line break."""
-        self._held.append(line)
-        self._size += len(line)
-        if self._writer is None or self._size >= _MOST_HELD:
-            self.flush()
-        elif self._sleeps:
-            self._sleeps = False
-            trio.lowlevel.reschedule(self._writer)
-
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._sleeps = False
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _release(self) -> None:
-        if threading.get_ident() != self._thread:
-            return
-        held, self._held, self._size = self._held, [], 0
-        if held:
-            self._stream.write(b"".join(held).decode())
+def _dropped(rendering: Sequence[structlog.typing.Processor], count: int) -> bytes:
+    """The line in the place of ``count`` others."""
+    event: Any = _stamp(None, "", {"event": "lines dropped", "level": "warning", "lines": count})
+    for processor in rendering:
+        event = processor(None, "warning", event)
+    return f"{event}\n".encode()
 
 
 _sink: Sink | None = None
+_as_json = True
+_tells_requests = True
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
@@ -137,15 +116,11 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     timestamp: str = ""
 
 
-async def write_requests() -> None:
-    """Lets the lines of requests leave together, for as long as it runs."""
-    if _sink is not None:
-        await _sink.run()
-
-
 def log_request(logger: Any, line: RequestLine) -> None:
     """``logger.info("request", …)``, which every request pays for: where lines are JSON, made in one go."""
-    if _sink is None:
+    if not _tells_requests:
+        return
+    if _sink is None or not _as_json:
         logger.info("request", **{name: getattr(line, name) for name in _SAID})
         return
     line.event, line.level, line.timestamp = "request", "info", _timestamp()
@@ -153,7 +128,7 @@ def log_request(logger: Any, line: RequestLine) -> None:
         encoded = _encoder.encode(line)
     except UnicodeEncodeError:
         encoded = json.dumps(msgspec.to_builtins(line)).encode()
-    _sink.hold(encoded + b"\n")
+    _sink.put(encoded + b"\n")
 
 
 # The others are added to every line.

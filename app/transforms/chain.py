@@ -11,15 +11,18 @@ _BUDGET_BYTES = 1024 * 1024
 _FIRST_SLICE, _LEAST_SLICE = 4096, 1024
 
 
-def feed(chain: Sequence[Transformer], piece: bytes) -> Iterator[bytes]:
-    """What ``piece`` gives, through all of them."""
-    return _through_all(chain, (piece,))
+def feed(chain: Sequence[Transformer], piece: bytes, given: list[int] | None = None) -> Iterator[bytes]:
+    """What ``piece`` gives, through all of them. given: to each of its numbers what that transformer gives is added."""
+    return _through_all(chain, (piece,), given)
 
 
-def finish(chain: Sequence[Transformer]) -> Iterator[bytes]:
+def finish(chain: Sequence[Transformer], given: list[int] | None = None) -> Iterator[bytes]:
     """What the end of the stream gives. Those before one that is done are not asked: nobody wants what they have."""
     for index in range(_first_that_matters(chain), len(chain)):
-        yield from _through_all(chain[index + 1 :], chain[index].finish())
+        pieces = chain[index].finish()
+        if given is not None:
+            pieces = _counted(pieces, given, index)
+        yield from _through_all(chain, pieces, given, index + 1)
 
 
 def is_done(chain: Sequence[Transformer]) -> bool:
@@ -31,13 +34,17 @@ def is_done(chain: Sequence[Transformer]) -> bool:
 class Progress:
     """A chain between two goes in worker processes.
 
-    flowed: bytes that its transformers have given, to whomever. slice_bytes: how much it is fed at once, by how much
-    that makes flow.
+    given: bytes that each of its transformers has given; flowed: all of them. slice_bytes: how much it is fed at once,
+    by how much that makes flow.
     """
 
     chain: list[Transformer]
-    flowed: int = 0
+    given: list[int]
     slice_bytes: int = _FIRST_SLICE
+
+    @property
+    def flowed(self) -> int:
+        return sum(self.given)
 
 
 def advance(progress: Progress, piece: bytes, *, last: bool) -> tuple[Progress, list[bytes], int]:
@@ -51,14 +58,14 @@ def advance(progress: Progress, piece: bytes, *, last: bool) -> tuple[Progress, 
     while taken < len(piece) and progress.flowed - began < _BUDGET_BYTES and not is_done(chain):
         before = progress.flowed
         part = piece[taken : taken + progress.slice_bytes]
-        out.extend(_through_all(chain, (part,), progress))
+        out.extend(feed(chain, part, progress.given))
         taken += len(part)
         growth = max(1.0, (progress.flowed - before) / len(part))
         progress.slice_bytes = max(_LEAST_SLICE, min(2 * progress.slice_bytes, int(_BUDGET_BYTES / growth)))
     if is_done(chain):
         taken = len(piece)
     if last and taken == len(piece):
-        out.extend(finish(chain))
+        out.extend(finish(chain, progress.given))
     return progress, out, taken
 
 
@@ -67,18 +74,23 @@ def _first_that_matters(chain: Sequence[Transformer]) -> int:
 
 
 def _through_all(
-    chain: Sequence[Transformer], pieces: Iterable[bytes], progress: Progress | None = None
+    chain: Sequence[Transformer], pieces: Iterable[bytes], given: list[int] | None, first: int = 0
 ) -> Iterator[bytes]:
-    for transformer in chain:
-        pieces = _through(transformer, pieces, progress)
+    for index in range(first, len(chain)):
+        pieces = _through(chain[index], pieces)
+        if given is not None:
+            pieces = _counted(pieces, given, index)
     return iter(pieces)
 
 
-def _through(transformer: Transformer, pieces: Iterable[bytes], progress: Progress | None) -> Iterator[bytes]:
+def _through(transformer: Transformer, pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         if transformer.done:
             return
-        for given in transformer.feed(piece):
-            if progress is not None:
-                progress.flowed += len(given)
-            yield given
+        yield from transformer.feed(piece)
+
+
+def _counted(pieces: Iterable[bytes], given: list[int], index: int) -> Iterator[bytes]:
+    for piece in pieces:
+        given[index] += len(piece)
+        yield piece

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -17,6 +18,7 @@ from app.errors import ExpansionTooLarge, UnsupportedContentEncoding
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage, closing_source, open_pipeline
 from app.flow.processes import ProcessPool, open_processes, spare_cpus
+from app.flow.spans import NOTHING, Nothing, Span, current, span
 from app.flow.threads import ThreadPool
 from app.settings import Settings
 from app.transforms.chain import Progress, advance, feed, finish, is_done
@@ -40,6 +42,8 @@ _GRACE_SECONDS = 0.1
 _HELD_BYTES = 64 * 1024
 _HELD_SECONDS = 0.05
 _LONGEST_HELD_SECONDS = 0.5
+# What undoes a body's Content-Encoding is told as.
+_DECODING = "content-encoding"
 
 
 @asynccontextmanager
@@ -61,6 +65,18 @@ class Outcome:
     digests: Sequence[bytes] = ()
 
 
+@dataclass
+class Part:
+    """Transformers that run side by side in one place, the names of their steps, and the bytes that each has given."""
+
+    place: Place
+    chain: Sequence[Transformer]
+    names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.given = [0] * len(self.chain)
+
+
 class Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
@@ -79,6 +95,15 @@ class Transforms:
         self._threads = threads
         self._processes = processes
         self._max_expansion = max_expansion
+        self._running: dict[int, Sequence[Part]] = {}
+        self._given: Counter[str] = Counter()
+
+    def given(self) -> Mapping[str, int]:
+        """Bytes that steps have given, by their names."""
+        given = self._given.copy()
+        for parts in self._running.values():
+            _add_given(parts, given)
+        return given
 
     def plan(self, asked: Sequence[str], content: Content) -> Plan:
         """*Errors*: BadStep."""
@@ -120,41 +145,54 @@ class Transforms:
         """
         outcome = outcome or Outcome()
         watched = _Source(source, outcome)
-        groups = plan.groups()
+        parts = [*(Part("thread", [one], [_DECODING]) for one in decoders), *_parts(plan)]
         allowance = Allowance(self._max_expansion, outcome)
-        placed: list[tuple[Place, Sequence[Transformer]]] = [*(("thread", [one]) for one in decoders), *groups]
         first: AsyncIterable[bytes] = watched
-        if placed[0][0] == "loop":
-            # The task that waits for the source has time for it; one channel less.
-            first = _on_loop(placed.pop(0)[1], allowance, watched)
-        stages = [self._stage(place, chain, allowance) for place, chain in placed]
+        # The task that waits for the source has time for what is quick; one channel less.
+        at_source = parts[0].place == "loop"
+        if at_source:
+            on_loop = _first_on_loop if current() is not None else _on_loop
+            first = on_loop(parts[0], allowance, watched)
+        stages = [self._stage(part, allowance) for part in parts[at_source:]]
         hashing = sha256() if digest else None
-        async with (
-            closing_source(source),
-            open_pipeline(first, *stages) as output,
-            aclosing(_held_back(output, watched)) as held,
-            aclosing(_counted(held, outcome, hashing)) as chunks,
-        ):
-            yield chunks
+        with self._counting(parts):
+            async with (
+                closing_source(source),
+                open_pipeline(first, *stages) as output,
+                aclosing(_held_back(output, watched)) as held,
+                aclosing(_counted(held, outcome, hashing)) as chunks,
+            ):
+                yield chunks
         outcome.sha256 = hashing.digest() if hashing else None
-        outcome.digests = [one.digest for _, chain in groups for one in chain if isinstance(one, Sha256) and one.digest]
+        steps = [one for part in parts for one in part.chain]
+        outcome.digests = [one.digest for one in steps if isinstance(one, Sha256) and one.digest]
 
-    def _stage(self, place: Place, chain: Sequence[Transformer], allowance: Allowance) -> Stage:
-        match place:
+    @contextmanager
+    def _counting(self, parts: Sequence[Part]) -> Generator[None]:
+        self._running[id(parts)] = parts
+        try:
+            yield
+        finally:
+            del self._running[id(parts)]
+            _add_given(parts, self._given)
+
+    def _stage(self, part: Part, allowance: Allowance) -> Stage:
+        return partial(_told, part, self._placed(part, allowance))
+
+    def _placed(self, part: Part, allowance: Allowance) -> Stage:
+        match part.place:
             case "loop":
-                return partial(_pass_on, chain, allowance)
+                return partial(_pass_on, part, allowance)
             case "thread":
-                return partial(self._in_threads, chain, allowance)
+                return partial(self._in_threads, part, allowance)
             case "process":
-                return partial(self._in_processes, chain, allowance)
+                return partial(self._in_processes, part, allowance)
 
-    async def _in_threads(
-        self, chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer
-    ) -> None:
-        size = 0
+    async def _in_threads(self, part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
+        chain, size = part.chain, 0
         while not is_done(chain) and (piece := await reader.take(_THREAD_BYTES)):
-            size = await self._give(feed(chain, piece), size, allowance, writer)
-        await self._give(finish(chain), size, allowance, writer)
+            size = await self._give(feed(chain, piece, part.given), size, allowance, writer)
+        await self._give(finish(chain, part.given), size, allowance, writer)
 
     async def _give(self, pieces: Iterator[bytes], size: int, allowance: Allowance, writer: Writer) -> int:
         """``size``: what was given before; and what is by then."""
@@ -168,15 +206,14 @@ class Transforms:
             more = len(given) == _THREAD_PIECES
         return size
 
-    async def _in_processes(
-        self, chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer
-    ) -> None:
-        progress = Progress(list(chain))
+    async def _in_processes(self, part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
+        progress = Progress(list(part.chain), part.given)
         last = False
         while not last:
             piece = b"" if is_done(progress.chain) else await reader.take(_PROCESS_BYTES)
             last = not piece
             progress = await self._go(progress, piece, allowance, writer, last=last)
+            part.given = progress.given
 
     async def _go(
         self, progress: Progress, piece: bytes, allowance: Allowance, writer: Writer, *, last: bool
@@ -190,6 +227,19 @@ class Transforms:
             piece = piece[taken:]
             if not piece:
                 return progress
+
+
+def _span_of(part: Part) -> Span | Nothing:
+    if current() is None:
+        return NOTHING
+    return span(
+        "stage", {"sluice.place": part.place, "sluice.steps": " ".join(type(one).__name__ for one in part.chain)}
+    )
+
+
+async def _told(part: Part, stage: Stage, reader: Reader, writer: Writer) -> None:
+    with _span_of(part):
+        await stage(reader, writer)
 
 
 @dataclass
@@ -209,14 +259,23 @@ class Allowance:
             )
 
 
-async def _on_loop(
-    chain: Sequence[Transformer], allowance: Allowance, pieces: AsyncIterable[bytes]
-) -> AsyncGenerator[bytes]:
-    size = 0
+def _parts(plan: Plan) -> list[Part]:
+    names = iter([one.step.name for one in plan.chosen])
+    return [Part(place, chain, [next(names) for _ in chain]) for place, chain in plan.groups()]
+
+
+def _add_given(parts: Sequence[Part], to: Counter[str]) -> None:
+    for part in parts:
+        for name, size in zip(part.names, part.given, strict=True):
+            to[name] += size
+
+
+async def _on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    chain, size = part.chain, 0
     async for piece in pieces:
-        for part in cut(piece):
+        for slice_ in cut(piece):
             before = size
-            for given in feed(chain, part):
+            for given in feed(chain, slice_, part.given):
                 size += len(given)
                 allowance.check(size)
                 yield given  # and whoever takes it gives way
@@ -224,12 +283,26 @@ async def _on_loop(
                 await trio.lowlevel.checkpoint()
         if is_done(chain):
             break
-    for given in finish(chain):
+    for given in finish(chain, part.given):
         yield given
 
 
-async def _pass_on(chain: Sequence[Transformer], allowance: Allowance, reader: Reader, writer: Writer) -> None:
-    async with aclosing(_on_loop(chain, allowance, reader)) as pieces:
+async def _first_on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    stage = _span_of(part)
+    error: BaseException | None = None
+    try:
+        async with aclosing(_on_loop(part, allowance, pieces)) as given:
+            async for piece in given:
+                yield piece
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        stage.end(error)
+
+
+async def _pass_on(part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
+    async with aclosing(_on_loop(part, allowance, reader)) as pieces:
         async for piece in pieces:
             await writer.send(piece)
 

@@ -14,6 +14,7 @@ import trio
 from app.errors import BACKING_OFF, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
+from app.flow.spans import run_within
 from app.flow.timeouts import Timeouts
 from app.http.deadlines import parse_deadline
 from app.settings import ServerSettings
@@ -48,6 +49,8 @@ class Boundary:
         exchange = kind(scope, receive, send, self._gate, self._settings, self._timeouts.now)
         request = exchange.request
         token = current_request.set(request)
+        if exchange.span is not None:
+            run_within(exchange.span)
         self._gate.enter(request)
         error: SluiceError | None = None
         ended_outside = True
@@ -78,7 +81,11 @@ class Boundary:
             request.close()
             self._gate.leave(request)
             # Where this is reached by a cancellation, that came from the server around us.
-            exchange.log("shutdown" if ended_outside else exchange.outcome(error))
+            outcome = "shutdown" if ended_outside else exchange.outcome(error)
+            exchange.log(outcome)
+            if exchange.span is not None:
+                run_within(None)  # the next request of the connection is not a part of this one
+                exchange.end_span(outcome, error)
             current_request.reset(token)
 
     async def _run_watched(self, exchange: Exchange) -> None:

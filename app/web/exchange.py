@@ -4,43 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 import trio
 
-from app.errors import BodyTooLarge, DeadlineExceeded, Overloaded, ShuttingDown, SluiceError
+from app.errors import BodyTooLarge, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
+from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import RequestLine, log_request
-from app.wire.asgi import WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.telemetry.metrics import UNMATCHED, metrics
+from app.telemetry.outcomes import Outcome, outcome_of
+from app.web.request_span import end_request_span
+from app.wire.asgi import ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
+_requests = metrics.requests
 
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
 _READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
 
-type Outcome = Literal["ok", "client_error", "error", "disconnected", "deadline", "overloaded", "shutdown"]
-
-_OUTCOMES: dict[type[object], Outcome] = {
-    DeadlineExceeded: "deadline",
-    Overloaded: "overloaded",
-    ShuttingDown: "shutdown",
-}
-
 
 class Exchange:
     """An HTTP request.
 
     given: the values of those of its fields that every request may have, several of one name joined by a comma.
-    came: when, on ``clock``. started: its answer has begun. finishing: all of it is on its way. finished: it has been
-    sent.
+    came: when, on ``clock``. span: where it is traced and sampled. started: its answer has begun. finishing: all of it
+    is on its way. finished: it has been sent.
     """
 
     __slots__ = (
@@ -63,6 +60,7 @@ class Exchange:
         "peer",
         "request",
         "scope",
+        "span",
         "started",
         "status",
         "taken",
@@ -86,7 +84,8 @@ class Exchange:
         self.given = given
         self.scope = scope
         self.peer = peer = peer_of(scope)
-        self.trace = trace = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
+        continued = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
+        self.trace, self.span = trace, _ = begin_trace(continued)
         # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
         borrowed = None if peer is None or b"sluice-deadline" in given else peer.scope
         self.borrows = borrowed is not None
@@ -288,20 +287,51 @@ class Exchange:
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
-        first_byte, client, request, came = self._first_byte, self.scope.get("client"), self.request, self.came
+        """In the log and the metrics."""
+        scope, request, came = self.scope, self.request, self.came
+        client, method, sent = scope.get("client"), self._method, self.body_bytes + request.sent_now
+        status = _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status
+        seconds = self._clock() - came
+        first_byte = None if self._first_byte is None else self._first_byte - came
+        route, taken, trace_id = scope.get(ROUTE, UNMATCHED), self.taken, request.trace_id
+        _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, trace_id)
         line = RequestLine(
-            method=self._method,
-            path=self.scope["path"],
-            status=_CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
+            method=method,
+            path=scope["path"],
+            status=status,
             outcome=outcome,
-            ms=_milliseconds(self._clock() - came),
-            first_byte_ms=None if first_byte is None else _milliseconds(first_byte - came),
-            bytes=self.body_bytes + request.sent_now,
+            ms=_milliseconds(seconds),
+            first_byte_ms=None if first_byte is None else _milliseconds(first_byte),
+            bytes=sent,
             client=client[0] if client else None,
             request_id=request.id,
-            trace_id=request.trace_id,
+            trace_id=trace_id,
         )
         log_request(_log, line)
+
+    def end_span(self, outcome: Outcome, error: SluiceError | None) -> None:
+        """Of one that has a span. error: as for `outcome`."""
+        if self.span is not None:
+            end_request_span(
+                self.span,
+                self.scope,
+                method=self._method,
+                status=self.status,
+                outcome=outcome,
+                request_id=self.request.id,
+                error=error,
+                cancelled_by=self.request.ended_by or ("shutdown" if outcome == "shutdown" else None),
+            )
+
+    @property
+    def age(self) -> float:
+        """Seconds since it came."""
+        return self._clock() - self.came
+
+    @property
+    def title(self) -> str:
+        """What it asks for, without its query."""
+        return f"{self._method} {self.scope['path']}"
 
     @property
     def _method(self) -> str:
@@ -314,13 +344,7 @@ class Exchange:
             late = self.request.ended_by is None and error is not None and error.status < 500
             return "client_error" if late else self.request.ended_by or "error"
         status = self.status or 0
-        if error is None and status < 400:
-            return "ok"
-        if (outcome := _OUTCOMES.get(type(error))) is not None:
-            return outcome
-        if status >= 500:
-            return "error"
-        return "client_error" if status >= 400 else "ok"
+        return "ok" if error is None and status < 400 else outcome_of(status, error)
 
 
 def _milliseconds(seconds: float) -> float:

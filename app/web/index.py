@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from quart import Blueprint, Quart, Response, current_app, request
 
@@ -81,10 +82,16 @@ def list_routes(application: Quart, base: str) -> Iterator[Listed]:
         options = _OPTIONS.get(f"{methods} {path}") or _OPTIONS.get(path) or _OPTIONS.get(methods, "")
         yield Listed(
             methods=methods,
-            path=_PARAMETER.sub(r"{\1}", rule.rule),
+            path=template_of(rule.rule),
             meaning=(inspect.getdoc(view) or "").partition("\n")[0],
             command=f"curl -i {options}{_QUOTED.get(path, '{}').format(base + path)}",
         )
+
+
+@lru_cache(maxsize=256)
+def template_of(rule: str) -> str:
+    """The path of a route, its parameters in braces."""
+    return _PARAMETER.sub(r"{\1}", rule)
 
 
 def _as_text(routes: list[Listed]) -> str:

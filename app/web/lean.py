@@ -36,13 +36,15 @@ from werkzeug.routing import MapAdapter
 
 from app.errors import NotFound
 from app.http.answers import Answer
+from app.web.index import template_of
 from app.web.pulled import PulledBody, PulledMessages, PulledRequest, PulledWebsocket
 from app.web.short_way import send_answer
-from app.wire.asgi import WHOLE, Receive, Scope, Send
+from app.wire.asgi import ROUTE, WHOLE, Receive, Scope, Send
 
 # Paths and methods whose routes are remembered, requests whose routing is, names of fields; how long those may be.
 _MOST_FOUND = 1024
 _LONGEST_FOUND = 512
+# As Werkzeug writes them.
 _CONTENT_TYPE = "text/html; charset=utf-8"
 # Whether contexts are those of Quart 0.23, where the request is the application's; others Quart enters in its own way.
 _IS_KNOWN = hasattr(quart.ctx.AppContext, "match_request") and hasattr(quart.globals, "_cv_app")
@@ -198,6 +200,7 @@ class LeanQuart(QuartTrio):
         context: Any = self.request_context(request)
         if not _IS_KNOWN or self._is_watched():
             async with context:
+                _say_route(request)
                 return await self.full_dispatch_request(context)
         # As `AppContext.push` and `pop` do, but for telling nobody.
         context._session = self.session_interface._session
@@ -205,6 +208,7 @@ class LeanQuart(QuartTrio):
         context._cv_token = token = quart.globals._cv_app.set(context)
         try:
             context.match_request()
+            _say_route(request)
             return await self.full_dispatch_request(context)
         finally:
             await request.close()
@@ -222,6 +226,7 @@ class LeanQuart(QuartTrio):
 
     async def handle_websocket(self, websocket: Websocket) -> ResponseTypes | None:
         async with self.websocket_context(websocket) as context:
+            _say_route(websocket)
             return await self.full_dispatch_websocket(context)
 
     async def handle_user_exception(self, *arguments: Any) -> NoReturn:  # type: ignore[override] # likewise
@@ -261,6 +266,12 @@ def _wanted(functions: Mapping[Any, Any], signal: Signal) -> bool:
 
 async def _no_push(path: str, headers: Headers) -> None:
     """Browsers have given it up."""
+
+
+def _say_route(request: Request | Websocket) -> None:
+    """To whoever is around us, as a template."""
+    if request.url_rule is not None:
+        cast("Scope", request.scope)[ROUTE] = template_of(request.url_rule.rule)
 
 
 def _title_of(name: bytes) -> str:

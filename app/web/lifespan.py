@@ -11,7 +11,6 @@ import trio
 
 from app.flow.drain import DrainGate
 from app.settings import ServerSettings
-from app.telemetry.logs import write_requests
 from app.web.boundary import Boundary
 from app.web.faults import start_errors
 from app.wire.asgi import AsgiApp, Receive, Scope, Send
@@ -49,7 +48,6 @@ class Server:
                 boundary = Boundary(app, self._gate, self._settings)
                 self._app = boundary.__call__
                 nursery.start_soon(boundary.run)
-                nursery.start_soon(write_requests)
                 started = True
                 await send({"type": "lifespan.startup.complete"})
                 try:

@@ -15,7 +15,7 @@ from app.http.answers import Answer, FilePart, Posted, ShortPost, ShortRoute, St
 from app.http.fields import fields_of
 from app.storage.open_files import BlobTruncated
 from app.web.pulled import PulledBody, length_of
-from app.wire.asgi import TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import ROUTE, TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
@@ -39,11 +39,13 @@ class ShortWay:
                 for route in self._routes:
                     parameter = _parameter(scope, route)
                     if parameter is not None:
+                        scope[ROUTE] = route.template
                         fields = fields_of(scope["headers"], route.fields)
                         answer = await route.handler(method, parameter, fields, scope["query_string"])
                         await send_answer(scope, send, answer)
                         return
             elif method == "POST" and (post := self._posts.get(scope["path"])) is not None:
+                scope[ROUTE] = post.path
                 await send_answer(scope, send, await post.handler(self._posted(scope, receive, post)))
                 return
             elif scope["raw_path"] == b"*":  # OPTIONS of the server itself (RFC 9110 9.3.7)

@@ -9,7 +9,8 @@ import trio
 
 from app.errors import Forbidden, SluiceError
 from app.http.problems import problem
-from app.web.exchange import Exchange, Outcome, problem_fields
+from app.telemetry.outcomes import Outcome
+from app.web.exchange import Exchange, problem_fields
 from app.wire.asgi import Message
 from app.wire.exchange import Disconnected
 
@@ -39,7 +40,9 @@ class SocketExchange(Exchange):
         self.peer_left()
 
     async def receive(self) -> Message:
-        return await (self._ahead.receive() if self.peer is None else self._receive())
+        message = await (self._ahead.receive() if self.peer is None else self._receive())
+        self.taken += len(message.get("bytes") or message.get("text") or b"")
+        return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]

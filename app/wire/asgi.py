@@ -21,6 +21,8 @@ WHOLE = "sluice.response"
 What headers come to that are a tuple is remembered, for answers that are given again and again. ``own``, where it is
 there, are headers of this answer alone, in lower case, none about the message or its date. ``close``: where it is true
 no further request is taken."""
+ROUTE = "sluice.route"
+"""The member of a scope under which the application says which route the request went to: its path as a template."""
 ZERO_COPY = "http.response.zerocopysend"
 """ASGI's extension by which a server sends a part of a file by itself."""
 

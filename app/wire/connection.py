@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 import trio
@@ -10,6 +10,8 @@ import trio
 from app.errors import RequestTimeout, SluiceError
 from app.flow.timeouts import Timeouts
 from app.settings import ServerSettings
+from app.telemetry import families as f
+from app.telemetry.metrics import Reading
 from app.wire.asgi import AsgiApp, Scope
 from app.wire.exchange import SPARE_BYTES, Exchange, said_by
 from app.wire.http1 import Inbound, RequestHead
@@ -36,8 +38,8 @@ class Connections:
         self._handshakes: set[trio.CancelScope] = set()
         self.count = 0
         self.open: set[Connection] = set()
-        # Of the connections that speak another protocol.
-        self.others: set[trio.CancelScope] = set()
+        # Of the connections that speak another protocol, and which.
+        self.others: dict[trio.CancelScope, str] = {}
         self.idle: Timeouts[Connection] = Timeouts(settings.idle_timeout, Connection.stop)
         self.heads: Timeouts[Connection] = Timeouts(settings.header_timeout, Connection.give_up_head)
 
@@ -60,6 +62,16 @@ class Connections:
             yield self.count <= self.limit
         finally:
             self.count -= 1
+
+    def measures(self) -> Iterable[Reading]:
+        yield f.CONNECTIONS_MAX, (), self.limit
+        idle = sum(connection.waits for connection in self.open)
+        handed_over = list(self.others.values())
+        yield f.CONNECTIONS, ("http/1.1", "idle"), idle
+        yield f.CONNECTIONS, ("http/1.1", "active"), len(self.open) - idle
+        yield f.CONNECTIONS, ("tls", "handshake"), len(self._handshakes)
+        for protocol in ("http/2", "websocket"):
+            yield f.CONNECTIONS, (protocol, "open"), handed_over.count(protocol)
 
     async def run(self) -> None:
         """Watches for as long as it runs."""
@@ -146,6 +158,16 @@ class Connection:
                 self._transport.close()
         return handed_over
 
+    @property
+    def waits(self) -> bool:
+        """Whether no request runs."""
+        return self._waiting
+
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended for being idle, or for a head that takes too long; infinite while a request runs."""
+        return min(self._shared.idle.left(self), self._shared.heads.left(self))
+
     def stop(self) -> None:
         """Ends it as soon as no request runs."""
         if self._waiting:
@@ -166,7 +188,8 @@ class Connection:
         except SluiceError as error:  # what was sent is no request
             self._refused = error
         if self._refused is not None:
-            answer = refuse(self._refused, self._base.get("client")).as_http1(self._answering)
+            answering = self._answering
+            answer = refuse(self._refused, self._base.get("client"), unseen=answering is None).as_http1(answering)
             await self._transport.send(self._transport.write((answer,)))
             self._lingers = True
         if self._lingers:

@@ -10,6 +10,7 @@ import structlog
 
 from app.errors import SluiceError
 from app.http.problems import problem
+from app.telemetry.metrics import metrics
 from app.wire.exchange import Disconnected
 from app.wire.fields import Field
 from app.wire.http1 import RequestHead
@@ -45,9 +46,12 @@ def refusal(error: SluiceError, request_id: str | None = None) -> Refusal:
     return Refusal(document.status, fields, document.body)
 
 
-def refuse(error: SluiceError, client: Any) -> Refusal:
-    """``error`` as an answer, and as a line of the log. client: its address, as ASGI has it."""
+def refuse(error: SluiceError, client: Any, *, unseen: bool = False) -> Refusal:
+    """``error`` as an answer, and as a line of the log. client: its address, as ASGI has it. unseen: whether no
+    application has got to see the request, and counted it."""
     request_id = secrets.token_hex(8)
+    if unseen:
+        metrics.requests.refused(error)
     said = {"status": error.status, "error": error.name, "detail": error.detail}
     _log.info("request refused", **said, client=client[0] if client else None, request_id=request_id)
     return refusal(error, request_id)

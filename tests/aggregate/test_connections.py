@@ -63,6 +63,21 @@ async def test_one_that_the_other_side_has_closed_is_not_used() -> None:
         await kept.close()
 
 
+async def test_what_comes_behind_an_answer_is_not_the_next_ones() -> None:
+    async def two_at_once(exchange: Exchange) -> None:
+        if exchange.number > 1:
+            await exchange.answer(b"good")
+            return
+        length = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+        await exchange.send(length % (1, b"1") + length % (6, b"poison"))
+
+    async with upstream(two_at_once) as server:
+        kept = connections(2)
+        assert [await ask(kept, server) for _ in range(3)] == [b"1", b"good", b"good"]
+        assert server.opened == 2
+        await kept.close()
+
+
 async def test_what_may_do_something_is_not_sent_twice(tmp_path: Path) -> None:
     async def cut(exchange: Exchange) -> None:
         if exchange.number == 2:

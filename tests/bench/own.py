@@ -69,6 +69,14 @@ class SluiceListing(Sluice):
         return self.ground.listed
 
 
+class SluiceQuiet(Sluice):
+    """Sluice on MariaDB without metrics and logs of requests."""
+
+    name = "sluice-quiet"
+    title = "Sluice without metrics and logs"
+    app = "tests.bench.peers.sluice_quiet:app"
+
+
 class SluiceEmbedded(Sluice):
     """Sluice under the production command, on SQLite."""
 

@@ -12,11 +12,13 @@ from tests.bench.own import (
     SluiceCompute,
     SluiceEmbedded,
     SluiceListing,
+    SluiceQuiet,
     SluiceRaw,
     SluiceRoute,
 )
 from tests.bench.peer import Peer
 from tests.bench.tools import CopyAndHash, Miller, NodePipeline, SluiceCommand
+from tests.bench.traced import SluiceTraced
 
 PEERS: dict[str, type[Peer[Any]]] = {
     kind.name: kind
@@ -35,8 +37,10 @@ PEERS: dict[str, type[Peer[Any]]] = {
         SluiceRaw,
         SluiceRoute,
         SluiceListing,
+        SluiceQuiet,
         SluiceCompute,
         SluiceAggregate,
+        SluiceTraced,
         NodePipeline,
         Miller,
         CopyAndHash,

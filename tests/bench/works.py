@@ -13,14 +13,17 @@ from tests.bench.live import LIVE_FAN_OUT, LIVE_PUBLISH, LIVE_STALLED
 from tests.bench.stored import LIST, PUT
 from tests.bench.stream_memory import MEMORY, RECORDS_MEMORY
 from tests.bench.streams import CSV, UPPER_ASCII, UPPER_MIXED
+from tests.bench.traced import TRACED
 from tests.bench.transfers import DOWNLOAD, SLOW_UPLOAD
 from tests.bench.work import Work
-from tests.bench.wrk import HELLO, REPORT, ROUTE
+from tests.bench.wrk import HELLO, REPORT, ROUTE, TELEMETRY
 
 WORKS: dict[str, Work[Any]] = {
     work.name: work
     for work in (
         REPORT,
+        TRACED,
+        TELEMETRY,
         HELLO,
         ROUTE,
         DOWNLOAD,

@@ -107,6 +107,19 @@ REPORT = Requests(
     ),
 )
 
+TELEMETRY = Requests(
+    name="telemetry",
+    title="the same report, with and without what is counted and logged of each request",
+    path=REPORT_PATH,
+    answer=lambda ground: exactly(ground.report),
+    peers=("sluice-quiet", "sluice-mysql"),
+    reference="sluice-quiet",
+    columns=request_columns("without"),
+    targets=(
+        Target("requests/s ÷ those without", "sluice-mysql", "requests_per_second", to="sluice-quiet", at_least=0.95),
+    ),
+)
+
 HELLO = Requests(
     name="hello",
     title="raw ASGI hello, 50 connections, one worker each",

@@ -12,13 +12,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.compute import Cancelled, checkpoint, progress, task
+import msgspec
+
+from app.compute import Cancelled, checkpoint, progress, span, task
 
 
 @task(name="echo")
 def echo(value: Any) -> Any:
     """What it is given."""
     return value
+
+
+_as_it_came: list[msgspec.Raw] = []
+
+
+@task(name="keep-raw")
+def keep_raw(value: msgspec.Raw) -> list[int]:
+    """Keeps what it is given, as it came; how long everything is that it has kept."""
+    _as_it_came.append(value)
+    return [len(bytes(each)) for each in _as_it_came]
 
 
 @task(name="pid")
@@ -241,3 +253,12 @@ def leave_a_child(seconds: float) -> None:
         time.sleep(seconds)
         os._exit(0)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="parts")
+def parts(count: int) -> bool:
+    """Has so many parts, and parts within; whether OpenTelemetry is loaded."""
+    for number in range(count):
+        with span("part", number=number, text="x" * 1000), span("within"):
+            pass
+    return any(name.startswith("opentelemetry") for name in sys.modules)

@@ -120,6 +120,21 @@ async def test_arguments_and_results_may_be_large(open_engine: OpenEngine, size:
         assert await compute(engine, Call("echo", payload(data, kind))) == "é" * size
 
 
+async def test_the_file_of_a_call_is_empty_once_it_has_succeeded(open_engine: OpenEngine) -> None:
+    async with open_engine(SETTINGS) as engine:
+        given = payload(msgspec.json.encode({"value": "x" * MIB}), "file")
+        assert isinstance(given, InFile)
+        assert await compute(engine, Call("echo", given)) == "x" * MIB
+        assert os.fstat(given.descriptor).st_size == 0
+
+
+async def test_a_task_may_keep_what_it_was_given(open_engine: OpenEngine) -> None:
+    data = msgspec.json.encode({"value": "x" * MIB})
+    async with open_engine(SETTINGS) as engine:
+        assert await compute(engine, Call("keep-raw", payload(data, "file"))) == [MIB + 2]
+        assert await compute(engine, Call("keep-raw", payload(data, "file"))) == [MIB + 2, MIB + 2]
+
+
 async def test_a_whole_request_is_parsed_where_it_is_computed(open_engine: OpenEngine) -> None:
     async with open_engine(SETTINGS) as engine:
         whole = msgspec.json.encode({"task": "echo", "args": {"value": [1, {"a": None}]}})

@@ -186,12 +186,14 @@ def test_what_a_killed_server_leaves_the_next_one_finds(embedded: JobStore) -> N
         is_retried = begin(server.port, call("hold-again", begun=str(again), then=str(gate)))
         first = {mark.process() for mark in (asked, lost, again, keyed)}
         assert first < set(everything)
+        kept = (is_lost, is_retried)
+        wait_until(lambda: {embedded.state(id) for id in kept} == {"running"}, "the database knows that both run")
         port = server.port
         server.signal(signal.SIGKILL)
         assert_gone(everything, 3)
         assert not session(server.pid)
         assert refuses(port)
-    assert [embedded.state(id) for id in (is_lost, is_retried)] == ["running", "running"]
+    assert [embedded.state(id) for id in kept] == ["running", "running"]
     with computing(folder, SERVE) as server:
         # It is dead once it was silent for ten seconds.
         assert until(server.port, is_lost, "lost", 30)["error"]["type"] == "urn:sluice:error:job-lost"

@@ -30,7 +30,7 @@ const socket = new WebSocket(api.replace("http", "ws") + "chat/ws");
 socket.onmessage = event => tell("socket", JSON.parse(event.data));
 socket.onclose = event => tell("closed", event.code);
 socket.onopen = () => socket.send(JSON.stringify({data: "hello", event: "say", ref: 1}));
-fetch(api + "news?event=tick", {
+fetch(api + "news?event=fetched", {
   method: "POST", headers: {"Content-Type": "application/json", "Idempotency-Key": "page"}, body: "0",
 }).then(async answer => tell("fetched", [answer.status, (await answer.json()).id]));
 fetch(api + "news", {method: "POST", headers: {"Content-Type": "application/json"}, body: "{"})

@@ -92,9 +92,9 @@ def test_what_goes_in_and_what_comes_out() -> None:
 @pytest.mark.parametrize(
     ("coding", "encoded"),
     [
-        ("gzip", gzip.compress(b"a")),
-        ("x-gzip", gzip.compress(b"a")),
-        ("GZip", gzip.compress(b"a")),
+        ("gzip", gzip.compress(b"a", mtime=0)),
+        ("x-gzip", gzip.compress(b"a", mtime=0)),
+        ("GZip", gzip.compress(b"a", mtime=0)),
         ("zstd", zstd.compress(b"a")),
     ],
 )

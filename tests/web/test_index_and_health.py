@@ -37,6 +37,7 @@ _ROUTES = {
     "/api/live/{topic}",
     "/api/live/{topic}/ws",
     "/api/process",
+    "/debug/tasks",
     "/api/report/{user_id}",
     "/api/report/{user_id}/versions",
     "/api/reports",
@@ -44,6 +45,7 @@ _ROUTES = {
     "/api/transform",
     "/api/transform/steps",
     "/healthz",
+    "/metrics",
     "/readyz",
 }
 _PATHS = ["/", "/healthz", "/readyz", "/api/report/test-user"]

@@ -18,6 +18,7 @@ from hypercorn.typing import ConnectionState
 
 from app.errors import Overloaded
 from app.flow.threads import ThreadPool
+from app.telemetry.metrics import metrics
 from app.wire.connection import Connection, Connections
 from app.wire.hypercorn.applications import ApplicationGroup
 from app.wire.hypercorn.http2 import Http2
@@ -41,7 +42,7 @@ OTHER_DESCRIPTORS = 400
 
 
 class ClientConnection(TCPServer):
-    """One connection. Whatever it raises ends it alone."""
+    """One connection. Whatever it raises ends it alone. began: when, in Trio's time."""
 
     shared: ClassVar[Connections]
     threads: ClassVar[ThreadPool]
@@ -49,8 +50,11 @@ class ClientConnection(TCPServer):
     _held = False
     _watching: int | None = None
     _lingers = False
+    _http1: Connection | None = None
+    began = 0.0
 
     async def run(self) -> None:
+        self.began = trio.current_time()
         with self.shared.counted() as wanted:
             try:
                 await (self._run() if wanted else self._refuse())
@@ -68,6 +72,22 @@ class ClientConnection(TCPServer):
                 self._socket.close()
 
     @property
+    def title(self) -> str:
+        """Who is at its other end, and what it speaks."""
+        try:
+            address = _parse_socket_addr(self._socket.family, self._socket.getpeername())
+        except OSError:  # it has left
+            address = None
+        protocol = type(getattr(getattr(self, "protocol", None), "protocol", None)).__name__
+        spoken = {"H2Protocol": "HTTP/2", "NoneType": "HTTP/1.1"}.get(protocol, "WebSocket")
+        return f"{'unix' if address is None else f'{address[0]}:{address[1]}'} {spoken}"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until it is ended, where it speaks HTTP/1.1 and has nothing to do."""
+        return float("inf") if self._http1 is None else self._http1.seconds_left
+
+    @property
     def _socket(self) -> trio.socket.SocketType:
         stream: Any = self.stream
         return getattr(stream, "transport_stream", stream).socket
@@ -79,6 +99,7 @@ class ClientConnection(TCPServer):
             return
         _log.info("connection refused", limit=self.shared.limit)
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
+        metrics.requests.refused(error)
         os.write(self._socket.fileno(), refusal(error).as_http1())
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
@@ -118,7 +139,8 @@ class ClientConnection(TCPServer):
             }
             mark = None if self.context.max_requests is None else self._mark_request
             app = cast("WatchedApp", self.app).asgi
-            rest = await Connection(app, base, transport, shared, mark).run()
+            self._http1 = Connection(app, base, transport, shared, mark)
+            rest = await self._http1.run()
             shared.readiness.forget(self._socket.fileno())
         if rest is not None:
             alpn = "h2" if rest.startswith(b"PRI ") else alpn
@@ -132,12 +154,12 @@ class ClientConnection(TCPServer):
     async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         """Hypercorn's own protocols, on what ``came`` already and what follows."""
         scope = trio.CancelScope()
-        self.shared.others.add(scope)
+        self.shared.others[scope] = "http/2" if alpn == "h2" else "websocket"
         try:
             with scope:
                 await self._run_protocol(came, alpn, client, server, secure=secure)
         finally:
-            self.shared.others.remove(scope)
+            del self.shared.others[scope]
 
     async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
         try:

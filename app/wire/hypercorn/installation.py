@@ -28,6 +28,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from app.flow.threads import ThreadPool
 from app.settings import ServerSettings
+from app.telemetry.metrics import metrics
 from app.wire.connection import Connections
 from app.wire.drain import Drain
 from app.wire.hypercorn.client_connection import OTHER_DESCRIPTORS, ClientConnection
@@ -97,6 +98,7 @@ def _install_connections(settings: ServerSettings, io_threads: int) -> Connectio
         _log.warning("hypercorn is not as expected; it serves as it is", missing=unexpected)
         return None
     connections = Connections(settings, _connection_limit(settings.max_connections))
+    metrics.read(connections.measures)
     members = {"shared": connections, "threads": ThreadPool("sendfile", io_threads)}
     hypercorn_h11.WSStream = WebSocket  # type: ignore[misc]
     hypercorn_h11.HTTPStream = hypercorn_h2.HTTPStream = HttpStream  # type: ignore[misc]

@@ -66,7 +66,7 @@ class WebSocket(WSStream):
         """(Hypercorn's own answer would leave the connection open, with nobody to serve it.)"""
         error = BadRequest("not a WebSocket's handshake (RFC 6455 4.1)", headers={"sec-websocket-version": "13"})
         self.closed = True
-        await self.send(Data(stream_id=self.stream_id, data=refuse(error, self.client).as_http1()))
+        await self.send(Data(stream_id=self.stream_id, data=refuse(error, self.client, unseen=True).as_http1()))
         await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def app_send(self, message: Any) -> None:

@@ -1,0 +1,186 @@
+"""What this process counts: its requests here, as they end; the rest is read where it is counted, when it is asked for.
+
+For the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+
+from app.errors import SluiceError
+from app.flow.channels import bytes_held
+from app.flow.drain import DrainGate
+from app.flow.histograms import SECONDS, Histogram
+from app.flow.threads import ThreadPool, pools
+from app.telemetry import families as f
+from app.telemetry.lag import LoopLag
+from app.telemetry.outcomes import outcome_of
+from app.telemetry.snapshots import Distribution, Exemplar, Snapshot, add
+
+UNMATCHED = "unmatched"
+"""The route of what is at none."""
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"))
+# Of combinations of method, route, status and outcome; past it, only the outcome is told.
+_MOST_SERIES = 2000
+
+type Reading = tuple[f.Family, tuple[str, ...], float | Histogram | Distribution]
+type Source = Callable[[], Iterable[Reading]]
+
+
+class _Series:
+    """Requests of one method and route that ended in one way."""
+
+    __slots__ = ("duration", "exemplars", "first_byte", "first_byte_total", "sent", "taken", "total")
+
+    def __init__(self) -> None:
+        self.duration = [0] * (len(SECONDS) + 1)
+        self.first_byte = [0] * (len(SECONDS) + 1)
+        self.total = self.first_byte_total = 0.0
+        self.sent = self.taken = 0
+        self.exemplars: dict[int, Exemplar] = {}
+
+
+class Requests:
+    """Requests that ended. Bound: `_MOST_SERIES`."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, int | None, str], _Series] = {}
+        self._refused: Counter[tuple[int, str]] = Counter()
+
+    def ended(  # noqa: PLR0917 - names would cost each request as much as what is done
+        self,
+        method: str,
+        route: str,
+        status: int | None,
+        outcome: str,
+        seconds: float,
+        first_byte: float | None,
+        sent: int,
+        taken: int,
+        trace_id: str | None,
+    ) -> None:
+        """One more. seconds, first_byte: since it came. sent, taken: bytes of bodies.
+
+        Each request pays for this: what can be worked out later is.
+        """
+        try:
+            series = self._series[method, route, status, outcome]
+        except KeyError:
+            series = self._new(method, route, status, outcome)
+        bucket = bisect_left(SECONDS, seconds)
+        series.duration[bucket] += 1
+        series.total += seconds
+        if first_byte is not None:
+            series.first_byte[bisect_left(SECONDS, first_byte)] += 1
+            series.first_byte_total += first_byte
+        series.sent += sent
+        series.taken += taken
+        if trace_id is not None:
+            series.exemplars[bucket] = Exemplar(trace_id, seconds, time.time())
+
+    def refused(self, error: SluiceError) -> None:
+        """One more that did not get to the application, and of which nothing else is known."""
+        self._refused[error.status, outcome_of(error.status, error)] += 1
+
+    def _new(self, method: str, route: str, status: int | None, outcome: str) -> _Series:
+        key = (method if method in _METHODS else f.OTHER, route, status, outcome)
+        if key not in self._series and len(self._series) >= _MOST_SERIES:
+            key = (f.OTHER, f.OTHER, None, outcome)
+        return self._series.setdefault(key, _Series())
+
+    def add_to(self, snapshot: Snapshot) -> None:
+        for (method, route, status, outcome), series in self._series.items():
+            where = (method, route)
+            add(snapshot, f.REQUESTS, (*where, str(status or "none"), outcome), float(sum(series.duration)))
+            add(
+                snapshot, f.DURATION, where, Distribution(series.duration.copy(), series.total, series.exemplars.copy())
+            )
+            add(snapshot, f.FIRST_BYTE, where, Distribution(series.first_byte.copy(), series.first_byte_total))
+            add(snapshot, f.RESPONSE_BYTES, where, float(series.sent))
+            add(snapshot, f.REQUEST_BYTES, where, float(series.taken))
+        for (status, outcome), count in self._refused.items():
+            add(snapshot, f.REQUESTS, (f.OTHER, UNMATCHED, str(status), outcome), float(count))
+
+
+class Metrics:
+    """The process's. sources: who else counts."""
+
+    def __init__(self) -> None:
+        self.requests = Requests()
+        self._sources: dict[Source, None] = {}
+
+    def read(self, source: Source) -> None:
+        """Asks ``source`` too, from now on; it must not block or raise."""
+        self._sources[source] = None
+
+    @asynccontextmanager
+    async def reading(self, *sources: Source) -> AsyncGenerator[None]:
+        """Likewise, for as long as the block lasts."""
+        for source in sources:
+            self.read(source)
+        try:
+            yield
+        finally:
+            for source in sources:
+                del self._sources[source]
+
+    def snapshot(self) -> Snapshot:
+        """What there is now; but for what has to be asked of the operating system."""
+        snapshot: Snapshot = {}
+        self.requests.add_to(snapshot)
+        for source in (_of_the_loop, _of_threads, *self._sources):
+            for family, labels, value in source():
+                told = Distribution(value.counts.copy(), value.total) if isinstance(value, Histogram) else value
+                add(snapshot, family, labels, told)
+        return snapshot
+
+
+def requests_measures(gate: DrainGate, jobs: Callable[[], int]) -> Iterable[Reading]:
+    """jobs: how many of those that the gate knows are none."""
+    yield f.IN_FLIGHT, (), max(0, gate.statistics().running - jobs())
+
+
+def lag_measures(lag: LoopLag) -> Iterable[Reading]:
+    measured = lag.statistics()
+    yield f.LOOP_LAG, (), Distribution(list(measured.counts), measured.total_seconds)
+
+
+def _of_the_loop() -> Iterable[Reading]:
+    yield f.TASKS, (), trio.lowlevel.current_statistics().tasks_living
+    yield f.CHANNEL_BYTES, (), bytes_held()
+
+
+def _of_threads() -> Iterable[Reading]:
+    busy: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for pool in pools():
+        yield from _of_pool(pool)
+        state = pool.statistics()
+        busy[state.name] += state.busy
+        size[state.name] += state.size
+    io = trio.to_thread.current_default_thread_limiter().statistics()
+    yield f.THREADS, ("trio", "busy"), io.borrowed_tokens
+    yield f.THREADS, ("trio", "free"), io.total_tokens - io.borrowed_tokens
+    yield f.THREADS_WAITING, ("trio",), io.tasks_waiting
+    yield f.THREAD_UTILISATION, ("trio",), io.borrowed_tokens / io.total_tokens
+    for name, most in size.items():
+        yield f.THREAD_UTILISATION, (name,), busy[name] / most
+
+
+def _of_pool(pool: ThreadPool) -> Iterable[Reading]:
+    state = pool.statistics()
+    yield f.THREADS, (state.name, "busy"), state.busy
+    yield f.THREADS, (state.name, "free"), state.size - state.busy
+    yield f.THREADS_WAITING, (state.name,), state.waiting
+    yield f.THREAD_WAIT, (state.name,), pool.waits
+
+
+metrics = Metrics()
+"""This process's."""
