@@ -54,7 +54,9 @@ class MariaDb:
                 shutil.chown(path, "mysql")
         command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={self._data}", "--skip-test-db"]
         command += ["--auth-root-authentication-method=normal", *self._user()]
-        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(done.stdout.decode(errors="replace")[-2000:])
 
     def _user(self) -> list[str]:
         return ["--user=mysql"] if os.getuid() == 0 else []
