@@ -13,9 +13,8 @@ from typing import BinaryIO, cast
 
 from app.flow.threads import ThreadPool
 
-# A little less than what malloc would ask the kernel for, and give back, each time; and how many a thread hop moves.
-_BLOCK_BYTES = 128 * 1024 - 512
-_BLOCKS = 8
+# What a thread hop moves: so much that the hop costs little beside it.
+_BLOCK_BYTES = 1024 * 1024
 _STANDARD_INPUT = {"-", "/dev/stdin", "/dev/fd/0"}
 _STANDARD_OUTPUT = {"-", "/dev/stdout", "/dev/fd/1"}
 
@@ -26,10 +25,9 @@ async def read_file(file: BinaryIO, threads: ThreadPool, progress: Callable[[int
     *Cancellation*: at once, also where it is a pipe or a terminal that nothing comes from: its thread is left behind.
     *Errors*: OSError.
     """
-    while blocks := await threads.run_or_abandon(partial(_read_some, file.fileno())):
-        progress(sum(map(len, blocks)))
-        for block in blocks:
-            yield block
+    while block := await threads.run_or_abandon(partial(os.read, file.fileno(), _BLOCK_BYTES)):
+        progress(len(block))
+        yield block
 
 
 async def write_file(file: BinaryIO, chunks: AsyncIterator[bytes], threads: ThreadPool) -> None:
@@ -39,7 +37,7 @@ async def write_file(file: BinaryIO, chunks: AsyncIterator[bytes], threads: Thre
     """
     regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     # A pipe's reader is given what there is: it may be waiting for it.
-    most = _BLOCKS * _BLOCK_BYTES if regular else 0
+    most = _BLOCK_BYTES if regular else 0
     run = threads.run if regular else threads.run_or_abandon
     gathered: list[bytes] = []
     size = 0
@@ -117,16 +115,6 @@ def _is_special(path: Path) -> bool:
 def _open_special(path: Path) -> BinaryIO:
     """Without cutting it short: behind the name may be a file that others write to as well."""
     return cast("BinaryIO", open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0))  # noqa: PTH123
-
-
-def _read_some(descriptor: int) -> list[bytes]:
-    """What there is, in blocks; none at the end."""
-    blocks: list[bytes] = []
-    while len(blocks) < _BLOCKS and (block := os.read(descriptor, _BLOCK_BYTES)):
-        blocks.append(block)
-        if len(block) < _BLOCK_BYTES:  # a pipe, perhaps: the next one may be long in coming
-            break
-    return blocks
 
 
 def _write_all(descriptor: int, chunks: list[bytes]) -> None:

@@ -25,12 +25,12 @@ from app.transforms.chain import Progress, advance, feed, finish, is_done
 from app.transforms.compression import decoder
 from app.transforms.decompression import FREE_EXPANSION_BYTES
 from app.transforms.digests import Sha256
+from app.transforms.pieces import cut
 from app.transforms.plan import MOST_CODINGS, Content, Plan, make_plan
 from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
 
-# What is worked on in one go, on the loop, in a thread and in a process.
-_LOOP_SLICE_BYTES = 64 * 1024
+# What is worked on in one go, in a thread and in a process.
 _THREAD_BYTES = 128 * 1024
 _PROCESS_BYTES = 256 * 1024
 # Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
@@ -273,13 +273,14 @@ def _add_given(parts: Sequence[Part], to: Counter[str]) -> None:
 async def _on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     chain, size = part.chain, 0
     async for piece in pieces:
-        for start in range(0, len(piece), _LOOP_SLICE_BYTES):
-            if start:
-                await trio.lowlevel.checkpoint()
-            for given in feed(chain, piece[start : start + _LOOP_SLICE_BYTES], part.given):
+        for slice_ in cut(piece):
+            before = size
+            for given in feed(chain, slice_, part.given):
                 size += len(given)
                 allowance.check(size)
-                yield given
+                yield given  # and whoever takes it gives way
+            if size == before:
+                await trio.lowlevel.checkpoint()
         if is_done(chain):
             break
     for given in finish(chain, part.given):

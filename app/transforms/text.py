@@ -14,11 +14,13 @@ from io import StringIO
 from typing import Literal
 
 from app.transforms.arguments import without_arguments
-from app.transforms.pieces import cut, in_pieces
+from app.transforms.pieces import cut, in_pieces, slices
 from app.transforms.step import Kind, Malformed, Step
 
 LOOK_AHEAD_BYTES = 64 * 1024
 """How much of what may be ignored behind a capital sigma is held until it is known whether a letter follows."""
+
+_TAIL_BYTES = 64  # in which there mostly is a character that tells
 
 _SIGMA = "Σ"
 _FINAL_SIGMA = "ς"
@@ -46,6 +48,13 @@ class _Utf8:
         self._begin += used
         return text
 
+    def skip(self, piece: bytes) -> bool:
+        """Whether ``piece`` is all ASCII and begins with a character; it is then taken for decoded."""
+        if self._rest or not piece.isascii():
+            return False
+        self._begin += len(piece)
+        return True
+
 
 class ChangeCase:
     """UTF-8 text in upper or in lower case: what comes out is ``whole.decode().upper().encode()``, or ``lower()``.
@@ -63,21 +72,43 @@ class ChangeCase:
 
     def __init__(self, case: Literal["upper", "lower"]) -> None:
         self._utf8 = _Utf8()
-        self._change = _upper if case == "upper" else _Lower().change
+        self._case: _Upper | _Lower = _Upper() if case == "upper" else _Lower()
 
     def feed(self, piece: bytes) -> Iterable[bytes]:
         for part in cut(piece):
-            yield from self._pieces(part, final=False)
+            if self._is_ascii(part):
+                yield self._case.change_ascii(part)
+            else:
+                yield from self._mixed(part)
 
     def finish(self) -> Iterable[bytes]:
         return self._pieces(b"", final=True)
 
+    def _is_ascii(self, part: bytes) -> bool:
+        """Whether the short way may be gone: without that to a text and back."""
+        return self._case.takes_ascii and self._utf8.skip(part)
+
+    def _mixed(self, part: bytes) -> Iterator[bytes]:
+        for one in slices(part):
+            if self._is_ascii(one):
+                yield self._case.change_ascii(one)
+            else:
+                yield from self._pieces(one, final=False)
+
     def _pieces(self, part: bytes, *, final: bool) -> Iterator[bytes]:
-        yield from in_pieces(self._change(self._utf8.decode(part, final=final), final).encode())
+        yield from in_pieces(self._case.change(self._utf8.decode(part, final=final), final).encode())
 
 
-def _upper(text: str, _final: bool) -> str:
-    return text.upper()
+class _Upper:
+    """``str.upper`` of a text that comes in pieces."""
+
+    takes_ascii = True
+
+    def change(self, text: str, _final: bool) -> str:
+        return text.upper()
+
+    def change_ascii(self, piece: bytes) -> bytes:
+        return piece.upper()
 
 
 class _Lower:
@@ -87,6 +118,18 @@ class _Lower:
         self._after_cased = False  # whether a sigma would follow a cased letter here, as Final_Sigma has it
         self._held = StringIO()  # a capital sigma, then what is ignored behind it
         self._held_bytes = 0
+
+    @property
+    def takes_ascii(self) -> bool:
+        """Whether nothing is held, which what comes would decide about."""
+        return not self._held_bytes
+
+    def change_ascii(self, piece: bytes) -> bytes:
+        tail = _ends_cased(piece[-_TAIL_BYTES:].decode())
+        cased = tail if tail is not None else _ends_cased(piece.decode())
+        if cased is not None:
+            self._after_cased = cased
+        return piece.lower()
 
     def change(self, text: str, final: bool) -> str:
         """What is known of the lower case now; with ``final``, all the rest."""

@@ -63,6 +63,17 @@ def test_byte_by_byte(case: Case, text: str) -> None:
     assert result(ChangeCase(case), every(whole)) == expected(case, whole)
 
 
+# Runs of ASCII go a way of their own; what they leave behind counts for the sigma that follows.
+runs = st.builds(str.__mul__, st.sampled_from(["a", "Z", " ", "'", ".:^`", "aB'", "1", "{@["]), st.integers(1, 100))
+
+
+@deterministic
+@given(cases, st.lists(runs | st.sampled_from(["Σ", "ß", "\u0301"]), max_size=8).map("".join), st.data())
+def test_runs_of_ascii_between_others(case: Case, text: str, data: st.DataObject) -> None:
+    whole = text.encode()
+    assert result(ChangeCase(case), data.draw(cuts(whole))) == expected(case, whole)
+
+
 @deterministic
 @given(small, st.data())
 def test_a_sigma_is_final_by_what_is_around_it_in_the_whole(text: str, data: st.DataObject) -> None:
@@ -77,6 +88,19 @@ def test_much_at_once_comes_out_in_pieces(case: Case, text: str) -> None:
     pieces = list(run(ChangeCase(case), [whole]))
     assert b"".join(pieces) == expected(case, whole)
     assert len(pieces) >= len(whole) // (2 * PIECE_BYTES)
+
+
+@pytest.mark.parametrize("case", ["upper", "lower"])
+def test_every_ascii_character_in_a_piece_of_ascii(case: Case) -> None:
+    whole = bytes(range(128))
+    assert result(ChangeCase(case), [whole]) == expected(case, whole)
+
+
+@pytest.mark.parametrize("case", ["upper", "lower"])
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xc3"])
+def test_what_is_wrong_behind_pieces_of_ascii_is_found_where_it_is(case: Case, wrong: bytes) -> None:
+    before = b"ab" * PIECE_BYTES
+    assert offset_of(ChangeCase(case), [*every(before, 1000), b"c" + wrong + b"d"]) == len(before) + 1
 
 
 @pytest.mark.parametrize("mark", ["'", "\u0301"])
