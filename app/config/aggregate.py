@@ -162,9 +162,7 @@ class _Source:
     def settings(self) -> SourceSettings:
         table = self._table
         method = self._method()
-        url = self._parsed("url", parse_url_template, "an address of HTTP, such as 'https://example.com/users/{id}'")
-        if url is None and "url" not in table:
-            table.tell("url", "is needed")
+        url = self._url()
         read = SourceSettings(
             self._name,
             url or _NOWHERE,
@@ -192,6 +190,20 @@ class _Source:
         if method not in _METHODS:
             self._table.refuse("method", " or ".join(_METHODS))
         return method
+
+    def _url(self) -> UrlTemplate | None:
+        """What is wrong with it is told without it: there may be a password in it, or a key."""
+        if "url" not in self._table:
+            self._table.tell("url", "is needed")
+            return None
+        text, allowed = self._table.value("url"), "an address of HTTP, such as 'https://example.com/users/{id}'"
+        try:
+            if isinstance(text, str):
+                return parse_url_template(text)
+        except ValueError as error:
+            allowed = f"{allowed}: {error}"
+        self._table.tell("url", f"its value is not allowed: {allowed}")
+        return None
 
     def _parsed[T](self, key: str, parse: Callable[[str], T], allowed: str) -> T | None:
         text = self._table.text(key, allowed)
