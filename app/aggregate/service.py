@@ -68,10 +68,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class View:
-    """One that may be asked for."""
+    """One that may be asked for. parameters: those that its addresses need."""
 
     settings: ViewSettings
     sources: Sequence[Source]
+    parameters: frozenset[str]
 
 
 class Aggregate:
@@ -88,6 +89,10 @@ class Aggregate:
         self._shared: dict[tuple[str, ...], Flight] = {}
         self._requests = self._flights = 0
 
+    def parameters(self, view: str) -> frozenset[str]:
+        """Those that it needs. *Errors*: UnknownView."""
+        return self._view(view).parameters
+
     @asynccontextmanager
     async def ask(self, request: Request) -> AsyncGenerator[Asked]:
         """Asks all sources of a view, until the block ends. Where the view says so, requests that are the same share
@@ -96,9 +101,7 @@ class Aggregate:
         *Errors*: UnknownView; BadRequest where a parameter is missing. *Cancellation*: ends the calls, unless another
         request waits for them; they are over when this has ended.
         """
-        view = self._views.get(request.view)
-        if view is None:
-            raise UnknownView(f"there is no view {request.view!r}")
+        view = self._view(request.view)
         targets = [source.settings.url.fill(request.parameters) for source in view.sources]
         until = trio.current_time() + min(view.settings.deadline, _without_last_words(request.seconds))
         key = (request.view, *targets)
@@ -117,6 +120,12 @@ class Aggregate:
                 if self._shared.get(key) is flight:
                     del self._shared[key]
                 await flight.end()
+
+    def _view(self, name: str) -> View:
+        view = self._views.get(name)
+        if view is None:
+            raise UnknownView(f"there is no view {name!r}")
+        return view
 
     def _begin(self, view: View, key: tuple[str, ...], fields: Fields, until: float) -> Flight:
         """Its calls are shared, if the view says so, from now on."""
@@ -163,7 +172,8 @@ async def open_aggregate(settings: AggregateSettings, make: MakeUpstream | None 
         for each in view.sources:
             upstreams.append(make(each, hosts))
             sources.append(Source(each, view.name, view.deadline, upstreams[-1], kept))
-        views[view.name] = View(view, sources)
+        parameters = frozenset(name for each in view.sources for name in each.url.names)
+        views[view.name] = View(view, sources, parameters)
     try:
         async with trio.open_nursery() as nursery:
             yield Aggregate(views, nursery, kept, hosts)
