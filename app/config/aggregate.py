@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -220,10 +221,14 @@ class _Source:
         """What is wrong with a value is told without it: it may be a secret."""
         table = self._table.table("headers")
         found: list[Header] = []
+        written: dict[str, str] = {}
         for name in table:
             value = table.value(name)
+            before = written.setdefault(name.lower(), name)
             if not _FIELD.fullmatch(name) or name.lower() in _OURS:
                 table.tell(name, "is not allowed: a header field that Sluice does not send itself")
+            elif before != name:
+                table.tell(name, f"is there already, as {before}")
             elif not isinstance(value, str):
                 table.tell(name, "its value is not allowed: a text")
             elif (filled := self._filled(table, name, value)) is not None:
@@ -271,4 +276,20 @@ class _Source:
         if "fallback" not in self._table:
             return None
         value: Any = self._table.value("fallback")
+        if _is_endless(value):
+            self._table.tell("fallback", "its value is not allowed: JSON has no nan and no inf")
+            return None
         return msgspec.json.encode(value)
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether there is a number in it that JSON cannot say."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case list():
+            return any(map(_is_endless, cast("list[Any]", value)))
+        case dict():
+            return any(map(_is_endless, cast("dict[str, Any]", value).values()))
+        case _:
+            return False
