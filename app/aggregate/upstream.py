@@ -28,13 +28,15 @@ _DRAIN_SECONDS = 0.05
 class Failure:
     """reason: in a word, for the client. blames: whether it is the upstream's fault; None where it says nothing of it.
 
-    may_pass: whether another try makes sense; retry_after: in so many seconds.
+    may_pass: whether another try makes sense; retry_after: in so many seconds. denies: whether the upstream says that
+    there is no such value, or not for us, which is no error of its own (RFC 5861 4).
     """
 
     reason: str
     blames: bool | None = None
     may_pass: bool = False
     retry_after: float | None = None
+    denies: bool = False
 
 
 # Of what is raised on the way the first kind that it is.
@@ -151,7 +153,9 @@ class Upstream:
         retry_after = None if said is None else parse_retry_after(said.decode("latin-1"), time.time())
         breaker = self._settings.breaker
         blames = response.status >= 500 if breaker is None else breaker.counts(response.status)
-        return Failure(f"status {response.status}", blames, may_pass(response.status), retry_after)
+        passing = may_pass(response.status)
+        denies = 400 <= response.status < 500 and not passing
+        return Failure(f"status {response.status}", blames, passing, retry_after, denies)
 
 
 def _said(method: str, url: httpcore.URL) -> Attributes:
