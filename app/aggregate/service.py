@@ -13,6 +13,7 @@ import trio
 from app.aggregate.flight import Flight
 from app.aggregate.hosts import Hosts, HostStatistics
 from app.aggregate.kept_values import KeptStatistics, KeptValues
+from app.aggregate.network import MOST_LOOK_UPS
 from app.aggregate.results import Settled, as_json, failure_of
 from app.aggregate.source import Inquiry, Source, SourceStatistics
 from app.aggregate.upstream import Fields, Upstream
@@ -161,10 +162,14 @@ class Aggregate:
 
 
 @asynccontextmanager
-async def open_aggregate(settings: AggregateSettings, make: MakeUpstream | None = None) -> AsyncGenerator[Aggregate]:
-    """The views of ``settings``. make: an upstream of each source, instead of one that is called by name."""
+async def open_aggregate(
+    settings: AggregateSettings, make: MakeUpstream | None = None, look_ups: int = MOST_LOOK_UPS
+) -> AsyncGenerator[Aggregate]:
+    """The views of ``settings``. make: an upstream of each source, instead of one that is called by name. look_ups: of
+    names, at once for each source."""
     kept, hosts = KeptValues(), Hosts()
-    make = make or partial(Upstream, tls=ssl.create_default_context() if settings.views else None)
+    tls = ssl.create_default_context() if settings.views else None
+    make = make or partial(Upstream, tls=tls, look_ups=look_ups)
     upstreams: list[Upstream] = []
     views: dict[str, View] = {}
     for view in settings.views:
