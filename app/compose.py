@@ -102,7 +102,7 @@ async def open_stores(settings: Settings) -> AsyncGenerator[Stores]:
 
     *Errors*: StartError, maybe within a group.
     """
-    # Name look-ups run in Trio's own threads, of which there are 40 unless somebody says otherwise.
+    # Look-ups of the database's name run in Trio's own threads, of which there are 40 unless somebody says otherwise.
     trio.to_thread.current_default_thread_limiter().total_tokens = settings.threads.io
     files = ThreadPool("files", settings.threads.io)
     with closing(await open_blobs(settings.reports.directory, files)) as blobs:
@@ -124,7 +124,7 @@ async def open_house(settings: Settings, gate: DrainGate) -> AsyncGenerator[Hous
     async with (
         open_stores(settings) as stores,
         open_transforms(settings) as transforms,
-        open_aggregate(settings.aggregate) as aggregate,
+        open_aggregate(settings.aggregate, look_ups=settings.threads.io) as aggregate,
         open_local_engine(settings.compute, settings.tasks.modules) as engine,
         open_instances(stores.database) as instances,
         open_live(stores.database, gate, settings.live, on_each_record) as live,

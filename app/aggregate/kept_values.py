@@ -31,23 +31,23 @@ class KeptValues:
 
     def keep(self, key: str, value: bytes, now: float) -> None:
         """One that is too large leaves no earlier one in its place."""
-        self._drop(key)
+        self.drop(key)
         if len(key) + len(value) > self._most_bytes:
             return
         self._kept[key] = (value, now)
         self._bytes += len(key) + len(value)
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
-            self._drop(next(iter(self._kept)))
+            self.drop(next(iter(self._kept)))
 
     def find(self, key: str, now: float, seconds: float) -> bytes | None:
         """None where there is none that is younger than ``seconds``."""
         value, kept = self._kept.get(key, (None, now))
         return value if now - kept < seconds else None
 
-    def statistics(self) -> KeptStatistics:
-        return KeptStatistics(len(self._kept), self._bytes)
-
-    def _drop(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         value, _ = self._kept.pop(key, (None, 0.0))
         if value is not None:
             self._bytes -= len(key) + len(value)
+
+    def statistics(self) -> KeptStatistics:
+        return KeptStatistics(len(self._kept), self._bytes)

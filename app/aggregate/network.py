@@ -6,12 +6,14 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import cast
 
 import httpcore
 import trio
 
 from app.aggregate.addresses import is_public
+from app.flow.threads import ThreadPool
 
 type Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 type Connect = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
@@ -19,6 +21,7 @@ type Connect = Callable[[str, int], Awaitable[httpcore.AsyncNetworkStream]]
 # How long one address may take before the next one is tried beside it (RFC 8305 5).
 _STAGGER_SECONDS = 0.25
 _MOST_ADDRESSES = 8
+MOST_LOOK_UPS = 8
 
 
 class Unresolved(Exception):
@@ -36,17 +39,21 @@ class Unreachable(Exception):
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
     """What httpcore connects with. private_host: the one host whose addresses may be any.
 
-    Bound: of a name's addresses the first `_MOST_ADDRESSES` are tried. Name look-ups have the threads of
-    ``SLUICE_IO_THREADS``.
+    Bound: of a name's addresses the first `_MOST_ADDRESSES` are tried. ``look_ups`` threads, of its own, so that names
+    that nobody answers for hold up no others; a look-up past that waits.
 
-    *Cancellation*: ends the connecting; a look-up's thread is left to end by itself.
+    *Cancellation*: ends the connecting; a look-up's thread is left to end by itself, and keeps its place until then.
     """
 
     def __init__(
-        self, private_host: str | None = None, resolve: Resolve | None = None, connect: Connect | None = None
+        self,
+        private_host: str | None = None,
+        resolve: Resolve | None = None,
+        connect: Connect | None = None,
+        look_ups: int = MOST_LOOK_UPS,
     ) -> None:
         self._private_host = private_host
-        self._resolve = resolve or resolve_name
+        self._resolve = resolve or partial(resolve_name, ThreadPool("names", look_ups))
         self._connect = connect or cast("httpcore.AsyncNetworkBackend", httpcore.TrioBackend()).connect_tcp
 
     async def connect_tcp(
@@ -137,10 +144,17 @@ async def _close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:
             await stream.aclose()
 
 
-async def resolve_name(host: str, port: int) -> Sequence[str]:
-    """The addresses of ``host``, each once, the preferred first. *Errors*: Unresolved."""
+async def resolve_name(threads: ThreadPool, host: str, port: int) -> Sequence[str]:
+    """The addresses of ``host``, each once, the preferred first. threads: for the look-up, where it is no address.
+
+    *Errors*: Unresolved. *Cancellation*: leaves the look-up behind.
+    """
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = look_up(flags=socket.AI_NUMERICHOST)  # asks nobody
+        except socket.gaierror:
+            found = await threads.run_or_abandon(look_up)
     except (OSError, UnicodeError) as error:
         raise Unresolved(f"{host}: {error}") from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

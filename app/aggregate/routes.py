@@ -29,7 +29,7 @@ def aggregate_route(aggregate: Aggregate, request_deadline: float) -> ShortRoute
 
     async def show(method: str, view: str, fields: Mapping[str, str], query: bytes) -> Answer:
         given = parse_query(query)
-        parameters = {name: only(given, name) or "" for name in given}
+        parameters = {name: only(given, name) or "" for name in aggregate.parameters(view) if name in given}
         left = trio.current_effective_deadline() - trio.current_time()
         request = Request(view, parameters, _passed_on(), min(request_deadline, left))
         match preferred(fields.get("accept"), (_JSON, _LINES, _EVENTS)):

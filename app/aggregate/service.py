@@ -13,6 +13,7 @@ import trio
 from app.aggregate.flight import Flight
 from app.aggregate.hosts import Hosts, HostStatistics
 from app.aggregate.kept_values import KeptStatistics, KeptValues
+from app.aggregate.network import MOST_LOOK_UPS
 from app.aggregate.results import Settled, as_json, failure_of
 from app.aggregate.source import Inquiry, Source, SourceStatistics
 from app.aggregate.upstream import Fields, Upstream
@@ -68,10 +69,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class View:
-    """One that may be asked for."""
+    """One that may be asked for. parameters: those that its addresses need."""
 
     settings: ViewSettings
     sources: Sequence[Source]
+    parameters: frozenset[str]
 
 
 class Aggregate:
@@ -88,6 +90,10 @@ class Aggregate:
         self._shared: dict[tuple[str, ...], Flight] = {}
         self._requests = self._flights = 0
 
+    def parameters(self, view: str) -> frozenset[str]:
+        """Those that it needs. *Errors*: UnknownView."""
+        return self._view(view).parameters
+
     @asynccontextmanager
     async def ask(self, request: Request) -> AsyncGenerator[Asked]:
         """Asks all sources of a view, until the block ends. Where the view says so, requests that are the same share
@@ -96,9 +102,7 @@ class Aggregate:
         *Errors*: UnknownView; BadRequest where a parameter is missing. *Cancellation*: ends the calls, unless another
         request waits for them; they are over when this has ended.
         """
-        view = self._views.get(request.view)
-        if view is None:
-            raise UnknownView(f"there is no view {request.view!r}")
+        view = self._view(request.view)
         targets = [source.settings.url.fill(request.parameters) for source in view.sources]
         until = trio.current_time() + min(view.settings.deadline, _without_last_words(request.seconds))
         key = (request.view, *targets)
@@ -117,6 +121,12 @@ class Aggregate:
                 if self._shared.get(key) is flight:
                     del self._shared[key]
                 await flight.end()
+
+    def _view(self, name: str) -> View:
+        view = self._views.get(name)
+        if view is None:
+            raise UnknownView(f"there is no view {name!r}")
+        return view
 
     def _begin(self, view: View, key: tuple[str, ...], fields: Fields, until: float) -> Flight:
         """Its calls are shared, if the view says so, from now on."""
@@ -152,10 +162,14 @@ class Aggregate:
 
 
 @asynccontextmanager
-async def open_aggregate(settings: AggregateSettings, make: MakeUpstream | None = None) -> AsyncGenerator[Aggregate]:
-    """The views of ``settings``. make: an upstream of each source, instead of one that is called by name."""
+async def open_aggregate(
+    settings: AggregateSettings, make: MakeUpstream | None = None, look_ups: int = MOST_LOOK_UPS
+) -> AsyncGenerator[Aggregate]:
+    """The views of ``settings``. make: an upstream of each source, instead of one that is called by name. look_ups: of
+    names, at once for each source."""
     kept, hosts = KeptValues(), Hosts()
-    make = make or partial(Upstream, tls=ssl.create_default_context() if settings.views else None)
+    tls = ssl.create_default_context() if settings.views else None
+    make = make or partial(Upstream, tls=tls, look_ups=look_ups)
     upstreams: list[Upstream] = []
     views: dict[str, View] = {}
     for view in settings.views:
@@ -163,7 +177,8 @@ async def open_aggregate(settings: AggregateSettings, make: MakeUpstream | None 
         for each in view.sources:
             upstreams.append(make(each, hosts))
             sources.append(Source(each, view.name, view.deadline, upstreams[-1], kept))
-        views[view.name] = View(view, sources)
+        parameters = frozenset(name for each in view.sources for name in each.url.names)
+        views[view.name] = View(view, sources, parameters)
     try:
         async with trio.open_nursery() as nursery:
             yield Aggregate(views, nursery, kept, hosts)

@@ -96,6 +96,8 @@ class Source:
     async def _ask(self, inquiry: Inquiry) -> Settled:
         found = await self._with_retries(inquiry)
         if isinstance(found, Failure):
+            if found.denies:
+                self._kept.drop(inquiry.key)
             return self.otherwise(inquiry, found.reason)
         if self.settings.stale_if_error:
             self._kept.keep(inquiry.key, found, trio.current_time())

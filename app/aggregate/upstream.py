@@ -12,7 +12,7 @@ import trio
 from app.aggregate.connections import Connections
 from app.aggregate.hosts import MOST_PER_HOST, HostBusy, Hosts
 from app.aggregate.json_values import NoMatch, NotJson, json_value
-from app.aggregate.network import CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved
+from app.aggregate.network import MOST_LOOK_UPS, CheckedNetwork, ForbiddenAddress, Unreachable, Unresolved
 from app.aggregate.redirects import MOST_REDIRECTS, REDIRECTS, Fields, fields_for, follow
 from app.aggregate.retries import may_pass
 from app.config.aggregate import IDEMPOTENT, SourceSettings
@@ -28,13 +28,15 @@ _DRAIN_SECONDS = 0.05
 class Failure:
     """reason: in a word, for the client. blames: whether it is the upstream's fault; None where it says nothing of it.
 
-    may_pass: whether another try makes sense; retry_after: in so many seconds.
+    may_pass: whether another try makes sense; retry_after: in so many seconds. denies: whether the upstream says that
+    there is no such value, or not for us, which is no error of its own (RFC 5861 4).
     """
 
     reason: str
     blames: bool | None = None
     may_pass: bool = False
     retry_after: float | None = None
+    denies: bool = False
 
 
 # Of what is raised on the way the first kind that it is.
@@ -52,7 +54,7 @@ _RAISED: dict[type[Exception], Failure] = {
 class Upstream:
     """What a source calls. Its connections are its own, so that what one source may call, no other reaches by them.
 
-    hosts: whose permits each call takes. network, tls: what to connect with.
+    hosts: whose permits each call takes. network, tls: what to connect with. look_ups: of names, at once.
 
     Bound: of a body ``max_bytes`` and what one read brings; `MOST_PER_HOST` idle connections.
     """
@@ -63,11 +65,12 @@ class Upstream:
         hosts: Hosts,
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
+        look_ups: int = MOST_LOOK_UPS,
     ) -> None:
         url, names = settings.url, {header.name for header in settings.headers}
         self._settings = settings
         self._hosts = hosts
-        network = network or CheckedNetwork(url.host if settings.allow_private else None)
+        network = network or CheckedNetwork(url.host if settings.allow_private else None, look_ups=look_ups)
         self._connections = Connections(network, tls, MOST_PER_HOST)
         self._method, self._scheme, self._host = settings.method, url.scheme, url.host
         self._fields: Fields = (
@@ -151,7 +154,9 @@ class Upstream:
         retry_after = None if said is None else parse_retry_after(said.decode("latin-1"), time.time())
         breaker = self._settings.breaker
         blames = response.status >= 500 if breaker is None else breaker.counts(response.status)
-        return Failure(f"status {response.status}", blames, may_pass(response.status), retry_after)
+        passing = may_pass(response.status)
+        denies = 400 <= response.status < 500 and not passing
+        return Failure(f"status {response.status}", blames, passing, retry_after, denies)
 
 
 def _said(method: str, url: httpcore.URL) -> Attributes:

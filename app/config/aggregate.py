@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -162,9 +163,7 @@ class _Source:
     def settings(self) -> SourceSettings:
         table = self._table
         method = self._method()
-        url = self._parsed("url", parse_url_template, "an address of HTTP, such as 'https://example.com/users/{id}'")
-        if url is None and "url" not in table:
-            table.tell("url", "is needed")
+        url = self._url()
         read = SourceSettings(
             self._name,
             url or _NOWHERE,
@@ -193,6 +192,20 @@ class _Source:
             self._table.refuse("method", " or ".join(_METHODS))
         return method
 
+    def _url(self) -> UrlTemplate | None:
+        """What is wrong with it is told without it: there may be a password in it, or a key."""
+        if "url" not in self._table:
+            self._table.tell("url", "is needed")
+            return None
+        text, allowed = self._table.value("url"), "an address of HTTP, such as 'https://example.com/users/{id}'"
+        try:
+            if isinstance(text, str):
+                return parse_url_template(text)
+        except ValueError as error:
+            allowed = f"{allowed}: {error}"
+        self._table.tell("url", f"its value is not allowed: {allowed}")
+        return None
+
     def _parsed[T](self, key: str, parse: Callable[[str], T], allowed: str) -> T | None:
         text = self._table.text(key, allowed)
         if text is None:
@@ -208,10 +221,14 @@ class _Source:
         """What is wrong with a value is told without it: it may be a secret."""
         table = self._table.table("headers")
         found: list[Header] = []
+        written: dict[str, str] = {}
         for name in table:
             value = table.value(name)
+            before = written.setdefault(name.lower(), name)
             if not _FIELD.fullmatch(name) or name.lower() in _OURS:
                 table.tell(name, "is not allowed: a header field that Sluice does not send itself")
+            elif before != name:
+                table.tell(name, f"is there already, as {before}")
             elif not isinstance(value, str):
                 table.tell(name, "its value is not allowed: a text")
             elif (filled := self._filled(table, name, value)) is not None:
@@ -259,4 +276,20 @@ class _Source:
         if "fallback" not in self._table:
             return None
         value: Any = self._table.value("fallback")
+        if _is_endless(value):
+            self._table.tell("fallback", "its value is not allowed: JSON has no nan and no inf")
+            return None
         return msgspec.json.encode(value)
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether there is a number in it that JSON cannot say."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case list():
+            return any(map(_is_endless, cast("list[Any]", value)))
+        case dict():
+            return any(map(_is_endless, cast("dict[str, Any]", value).values()))
+        case _:
+            return False

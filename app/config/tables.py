@@ -32,7 +32,8 @@ class Mistakes:
 
 
 class Table:
-    """``content`` as a table called ``name``; where it is none, that is a mistake, and the table is empty.
+    """``content`` as a table called ``name``; where it is none, that is a mistake, and the table is empty. What it is
+    instead is not told: there may be secrets in it.
 
     Each reader gives ``default`` where the key is missing, and where its value is a mistake. keys: those that it may
     have; None: any.
@@ -45,7 +46,7 @@ class Table:
         if isinstance(content, dict):
             self._content = cast("dict[str, Any]", content)
         else:
-            mistakes.refuse(name, content, f"a table, [{name}]")
+            mistakes.tell(name, f"its value is not allowed: a table, [{name}]")
         if keys is not None:
             mistakes.refuse_unknown(self._content, keys, f"{name}.")
 

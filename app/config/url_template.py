@@ -69,12 +69,16 @@ def parse_url_template(text: str) -> UrlTemplate:
     """*Errors*: ValueError, in words, where it is none."""
     if not _VISIBLE.fullmatch(text):
         raise ValueError("an address of visible ASCII, percent-encoded where there is need")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # whose words have a part of the address in them, which may be a password
+        raise ValueError("an address with a host and a port that can be") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("an address that begins with http:// or https:// and a host")
     if "@" in parts.netloc or "{" in parts.netloc or "#" in text:
         raise ValueError("an address without user, fragment, and placeholders in its host")
-    port = _PORTS[parts.scheme] if parts.port is None else parts.port
+    port = _PORTS[parts.scheme] if port is None else port
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     pieces = _PLACEHOLDER.split(target)
     if any("{" in literal or "}" in literal for literal in pieces[::2]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
@@ -19,7 +20,8 @@ from app.aggregate.hosts import Hosts
 from app.aggregate.network import CheckedNetwork, Unreachable, Unresolved, resolve_name
 from app.aggregate.upstream import Upstream
 from app.config.aggregate import SourceSettings
-from tests.aggregate.upstreams import Exchange, Redirected, answering, one_source, source, upstream, views
+from app.flow.threads import ThreadPool, ThreadStatistics, pools
+from tests.aggregate.upstreams import SECONDS, Exchange, Redirected, answering, one_source, source, upstream, views
 
 _PRIVATE = [
     *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.255.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1"),
@@ -315,16 +317,44 @@ async def test_a_name_without_address_is_told(tmp_path: Path) -> None:
 
 
 async def test_names_are_really_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await resolve_name("127.0.0.1", 80) == ["127.0.0.1"]
+    def nobody_knows(host: Any, *_: Any, **__: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
 
-    class Resolver(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> Any:
-            await trio.lowlevel.checkpoint()
-            raise socket.gaierror(-2, "Name or service not known")
-
-        async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-            raise NotImplementedError
-
-    trio.socket.set_custom_hostname_resolver(Resolver())
+    threads = ThreadPool("names", 1)
+    assert await resolve_name(threads, "127.0.0.1", 80) == ["127.0.0.1"]
+    monkeypatch.setattr(socket, "getaddrinfo", nobody_knows)
     with pytest.raises(Unresolved, match=r"nowhere\.example: .*not known"):
-        await resolve_name("nowhere.example", 80)
+        await resolve_name(threads, "nowhere.example", 80)
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def look_up(host: str, port: int, type: int = 0, flags: int = 0) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        if host == "hanging.example":
+            asked.set()
+            go.wait(SECONDS)
+        return [(socket.AF_INET, type, 6, "", ("1.1.1.1", port))]
+
+    async def connect(address: str, _: int) -> httpcore.AsyncNetworkStream:
+        await trio.lowlevel.checkpoint()
+        return Closing(address, [])
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    hanging, other = (CheckedNetwork(connect=connect, look_ups=1) for _ in range(2))
+    trios = trio.to_thread.current_default_thread_limiter()
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(hanging.connect_tcp, "hanging.example", 80)
+            await trio.to_thread.run_sync(asked.wait, SECONDS)
+            assert trios.borrowed_tokens == 0
+            with trio.fail_after(SECONDS):
+                await other.connect_tcp("other.example", 80)
+            states = [pool.statistics() for pool in pools()]
+            assert ThreadStatistics("names", size=1, busy=1, waiting=2) in states
+            nursery.cancel_scope.cancel()
+    finally:
+        go.set()

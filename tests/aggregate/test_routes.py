@@ -118,6 +118,12 @@ async def test_upstreams_learn_whom_they_work_for(tmp_path: Path) -> None:
 # -- what a client does wrong ------------------------------------------------------------------------------------------
 
 
+async def test_what_a_view_does_not_need_may_be_given_again_and_again(tmp_path: Path) -> None:
+    async with upstream(answering(1)) as up, site(tmp_path, one_source(up.url + "/{id}")) as (server, _):
+        assert (await server.ask(get("/api/aggregate/v?tag=a&id=7&tag=b&tag"))).status == 200
+        assert [each.target for each in up.asked] == ["/7"]
+
+
 @pytest.mark.parametrize(
     ("path", "status", "name", "told"),
     [
@@ -288,7 +294,7 @@ async def test_the_last_of_those_who_share_calls_ends_them(tmp_path: Path) -> No
         async with site(tmp_path, text) as (server, aggregate), server.connect() as one, server.connect() as two:
             for client in (one, two):
                 await client.send(get("/api/aggregate/v"))
-            await slow.wait(lambda: aggregate.statistics().requests == 2)
+            await slow.wait(lambda: aggregate.statistics().requests == 2 and len(slow.asked) == 1)
             assert aggregate.statistics().flights == 1
             one.leave("close")
             await slow.wait(lambda: aggregate.statistics().requests == 1)

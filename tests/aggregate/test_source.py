@@ -251,6 +251,34 @@ async def test_the_last_value_stands_in_for_its_time(tmp_path: Path, mock_clock:
         assert await source(aggregate) == stale | {"value": {"n": 1}, "from": "fallback"}
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 422, 451, 499])
+async def test_who_is_denied_a_value_gets_no_old_one(status: int, tmp_path: Path) -> None:
+    statuses = iter([200, status, 503])
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.answer(b'"old"', next(statuses))
+
+    async with (
+        upstream(behave) as server,
+        views(tmp_path, one_source(server.url, "stale_if_error = '60s'", "fallback = 0")) as aggregate,
+    ):
+        assert (await source(aggregate))["from"] == "live"
+        told = await source(aggregate)
+        assert (told["reason"], told["from"], told["value"]) == (f"status {status}", "fallback", 0)
+        assert aggregate.statistics().kept.count == 0
+        assert (await source(aggregate))["from"] == "fallback"
+
+
+@pytest.mark.parametrize("status", [304, 408, 425, 429, 500, 503])
+async def test_who_is_refused_for_now_gets_the_old_value(status: int, tmp_path: Path) -> None:
+    async def behave(exchange: Exchange) -> None:
+        await exchange.answer(b"1" if exchange.number == 1 else b"", 200 if exchange.number == 1 else status)
+
+    text = one_source("{}", "stale_if_error = '60s'")
+    async with upstream(behave) as server, views(tmp_path, text.replace("{}", server.url)) as aggregate:
+        assert [(await source(aggregate))["from"] for _ in range(3)] == ["live", "stale", "stale"]
+
+
 async def test_a_value_is_kept_for_its_own_address(tmp_path: Path) -> None:
     async def behave(exchange: Exchange) -> None:
         await exchange.answer(b"1", 200 if exchange.number == 1 else 500)

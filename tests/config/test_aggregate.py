@@ -82,10 +82,13 @@ def test_there_may_be_no_view(path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("aggregate = 1", "aggregate: 1 is not allowed: a table, [aggregate]"),
-        ("[aggregate]\nv = 1", "aggregate.v: 1 is not allowed: a table, [aggregate.v]"),
+        ("aggregate = 1", "aggregate: its value is not allowed: a table, [aggregate]"),
+        ("[aggregate]\nv = 1", "aggregate.v: its value is not allowed: a table, [aggregate.v]"),
         ("[aggregate.v]\n", "aggregate.v.sources: has 0; 1 to 64 are allowed"),
-        ("[aggregate.v]\nsources = []\n", "aggregate.v.sources: [] is not allowed: a table, [aggregate.v.sources]"),
+        (
+            "[aggregate.v]\nsources = []\n",
+            "aggregate.v.sources: its value is not allowed: a table, [aggregate.v.sources]",
+        ),
         ('[aggregate."a b".sources.s]\nurl = "http://a"', "aggregate.a b: is no name of a view: 1 to 64 letters"),
         ('[aggregate.v.sources."a/b"]\nurl = "http://a"', "aggregate.v.sources.a/b: is no name of a source"),
         (
@@ -98,15 +101,37 @@ def test_there_may_be_no_view(path: Path, content: str) -> None:
         (f"{_SOURCE}[aggregate.v]\ndeadline = '2y'", "aggregate.v.deadline: '2y' is not allowed: a time above 0"),
         (f"{_SOURCE}[aggregate.v]\nsingle_flight = 1", "aggregate.v.single_flight: 1 is not allowed: true or false"),
         ("[aggregate.v.sources.s]\n", "aggregate.v.sources.s.url: is needed"),
-        ("[aggregate.v.sources]\ns = 3", "aggregate.v.sources.s: 3 is not allowed: a table"),
-        ("[aggregate.v.sources.s]\nurl = 3", "aggregate.v.sources.s.url: 3 is not allowed: an address of HTTP"),
-        ("[aggregate.v.sources.s]\nurl = 'a'", "aggregate.v.sources.s.url: 'a' is not allowed: an address of HTTP"),
+        ("[aggregate.v.sources]\ns = 3", "aggregate.v.sources.s: its value is not allowed: a table"),
+        ("[aggregate.v.sources.s]\nurl = 3", "aggregate.v.sources.s.url: its value is not allowed: an address of HTTP"),
+        (
+            "[aggregate.v.sources.s]\nurl = 'a'",
+            "aggregate.v.sources.s.url: its value is not allowed: an address of HTTP",
+        ),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(path: Path, content: str, told: str) -> None:
     lines = read(path, content).mistakes
     assert any(line.startswith(f"{path}: {told}") for line in lines), lines
     assert all(line.startswith(f"{path}: aggregate") and "\n" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{_SOURCE}headers = 'Bearer hush'",
+        f"{_SOURCE}headers = ['Bearer hush']",
+        "[aggregate.v]\nsources = [{url = 'http://a/', headers = {a = 'hush'}}]",
+        "[aggregate.v.sources.s]\nurl = 'http://user:hush@a/'",
+        "[aggregate.v.sources.s]\nurl = ['http://user:hush@a/']",
+        "[aggregate.v.sources.s]\nurl = 'http://user:hush/@a/'",
+        "[aggregate.v.sources.s]\nurl = 'http://[hush]/'",
+        "[aggregate.v.sources.s]\nurl = 'http://a/?key=hush#b'",
+    ],
+)
+def test_a_mistake_tells_no_secret(path: Path, content: str) -> None:
+    lines = read(path, content).mistakes
+    assert lines
+    assert not any("hush" in line for line in lines), lines
 
 
 @pytest.mark.parametrize(
@@ -127,7 +152,7 @@ def test_a_mistake_names_the_file_and_the_key(path: Path, content: str, told: st
         ("max_bytes = 1.5", "max_bytes: 1.5 is not allowed: a size"),
         ("select = 'a..b'", "select: 'a..b' is not allowed: a path into JSON"),
         ("select = 1", "select: 1 is not allowed: a path into JSON"),
-        ("breaker = true", "breaker: True is not allowed: a table"),
+        ("breaker = true", "breaker: its value is not allowed: a table"),
         (
             "breaker = {failure = 1}",
             "breaker.failure: is not known; did you mean aggregate.v.sources.s.breaker.failures?",
@@ -137,9 +162,13 @@ def test_a_mistake_names_the_file_and_the_key(path: Path, content: str, told: st
         ("breaker = {statuses = []}", "breaker.statuses: [] is not allowed: a list of statuses from 400 to 599"),
         ("breaker = {statuses = [200]}", "breaker.statuses: [200] is not allowed: a list of statuses"),
         ("breaker = {statuses = '5xx'}", "breaker.statuses: '5xx' is not allowed: a list of statuses"),
-        ("headers = []", "headers: [] is not allowed: a table"),
+        ("headers = []", "headers: its value is not allowed: a table"),
         ("headers = {Host = 'a'}", "headers.Host: is not allowed: a header field that Sluice does not send itself"),
         ("headers = {'a b' = 'a'}", "headers.a b: is not allowed: a header field"),
+        ("headers = {X-Key = 'a', x-key = 'secret'}", "headers.x-key: is there already, as X-Key"),
+        ("fallback = nan", "fallback: its value is not allowed: JSON has no nan and no inf"),
+        ("fallback = -inf", "fallback: its value is not allowed: JSON has no nan"),
+        ("fallback = {a = [1, {b = +inf}]}", "fallback: its value is not allowed: JSON has no nan"),
         ("headers = {a = 1}", "headers.a: its value is not allowed: a text"),
         ('headers = {a = "b\\nc: d"}', "headers.a: its value is not allowed: one line of Latin-1"),
         ("headers = {a = '\u20ac'}", "headers.a: its value is not allowed: one line of Latin-1"),

@@ -58,7 +58,7 @@ def test_all_that_may_be_said() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("live = 3", "live: 3 is not allowed: a table, [live]"),
+        ("live = 3", "live: its value is not allowed: a table, [live]"),
         ("[live]\npolice = 'block'", "live.police: is not known; did you mean live.policy?"),
         ("[live]\npolicy = 'drop'", "live.policy: 'drop' is not allowed: one of drop-oldest, coalesce,"),
         ("[live]\npolicy = []", "live.policy: [] is not allowed: one of "),
@@ -71,8 +71,8 @@ def test_all_that_may_be_said() -> None:
         ("[live]\nhistory_events = true", "live.history_events: True is not allowed: a whole number"),
         ("[live]\nhistory_seconds = nan", "live.history_seconds: nan is not allowed: a time above 0"),
         ("[live]\nbuffer_bytes = 100", "live.buffer_bytes: 100 is not allowed: a size of 65536"),
-        ("[live]\ntopics = 1", "live.topics: 1 is not allowed: a table, [live.topics]"),
-        ("[live.topics]\na = 1", "live.topics.a: 1 is not allowed: a table, [live.topics.a]"),
+        ("[live]\ntopics = 1", "live.topics: its value is not allowed: a table, [live.topics]"),
+        ("[live.topics]\na = 1", "live.topics.a: its value is not allowed: a table, [live.topics.a]"),
         ("[live.topics.'a b']", "live.topics.'a b': is no name of a topic"),
         ("[live.topics.a]\nkye = 'x'", "live.topics.a.kye: is not known; did you mean live.topics.a.key?"),
         ("[live.topics.a]\npolicy = 'coalesce'", "live.topics.a.key: is needed with the policy coalesce"),
