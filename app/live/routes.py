@@ -118,7 +118,10 @@ def _position(raw_query: bytes, fields: Mapping[str, str]) -> Position:
     if since not in {None, "beginning"}:
         raise BadRequest("since: beginning is allowed")
     said = fields.get("last-event-id") or only(query, "last_event_id")
-    after = parse_last_event_id(None if said is None else said.encode("latin-1", "replace"))
+    if not said:
+        return Position(beginning=since is not None)
+    # What cannot be one of our ids is not the same as none: who says so has lost something, and is told.
+    after = parse_last_event_id(said.encode("latin-1", "replace")) or said
     return Position(after, beginning=since is not None)
 
 

@@ -136,6 +136,21 @@ def test_resuming(port: int, way: str) -> None:
         assert socket.message() == {"id": ids[4], "event": "message", "data": 4}
 
 
+@pytest.mark.parametrize("given", ["x" * 1025, "\xff", "x\x80y"], ids=["long", "no UTF-8", "no UTF-8 either"])
+@pytest.mark.parametrize("way", ["feed", "websocket"])
+def test_an_id_that_cannot_be_read_is_a_gap(port: int, given: str, way: str) -> None:
+    id = json.loads(publish(port, "unread", 1).body)["id"]
+    if way == "feed":
+        with feed(port, "unread", Last_Event_ID=given) as events:
+            _, kind, told = next(events.events())
+    else:
+        with websocket(port, "unread", **{"Last-Event-ID": given}) as socket:
+            message = socket.message()
+            kind, told = message["event"], message["data"]
+    assert (kind, told["after"], told["reason"]) == ("gap", given[:64], "not an id of this topic")
+    assert told["before"].partition("-")[0] == id.partition("-")[0]
+
+
 def test_who_has_to_come_again_before_anything_came_misses_nothing(port: int) -> None:
     with feed(port, "early") as events:
         before = events.last
