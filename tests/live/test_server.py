@@ -282,6 +282,33 @@ def test_who_must_not_lose_anything_slows_publishers_down_to_their_deadline(port
         assert any(data == "on" for _, _, data in islice(events, 2))
 
 
+def test_publishing_by_websocket_has_the_deadline_of_a_request(folder: Path) -> None:
+    (folder / "short.toml").write_text(
+        '[live.topics.flow]\npolicy = "block"\nbuffer_events = 1\npublish_by_websocket = true\n'
+    )
+    environment = {"SLUICE_CONFIG": str(folder / "short.toml"), "SLUICE_REQUEST_DEADLINE": "1"}
+    with (
+        running(folder, **environment) as server,
+        feed(server.port, "flow") as stalled,
+        websocket(server.port, "flow") as socket,
+    ):
+        answers: list[Any] = []
+        while not answers or "problem" not in answers[-1]:
+            assert len(answers) < 500
+            socket.send({"data": "x" * 60_000, "ref": len(answers)})
+            while "ref" not in (message := socket.message()):
+                pass
+            answers.append(message)
+        assert answers[-1]["problem"]["status"] == 504
+        assert [answer["ref"] for answer in answers] == list(range(len(answers)))
+        stalled.close()
+        socket.send({"data": "on", "ref": "on"})
+        while "ref" not in (message := socket.message()):
+            pass
+        assert "published" in message
+        assert message["ref"] == "on"
+
+
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
