@@ -183,7 +183,12 @@ async def open_application(settings: Settings, gate: DrainGate) -> AsyncGenerato
             transforms_blueprint(house.transforms),
             compute_blueprint(house.compute),
             jobs_blueprint(house.jobs, gate),
-            live_blueprint(house.live, PublishedKeys(house.keys), Origins(settings.live.origins)),
+            live_blueprint(
+                house.live,
+                PublishedKeys(house.keys),
+                Origins(settings.live.origins),
+                settings.server.request_deadline,
+            ),
         ]
         short_routes = [
             report_route(house.stores.reports, transforming(house.transforms)),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
-
-import msgspec
 
 from app.live.events import Event, EventId, lagged
 
 type Policy = Literal["drop-oldest", "coalesce", "disconnect", "block"]
-
-_record = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass
@@ -53,7 +48,8 @@ class Buffer:
 
     What was dropped is told with the next `take`, before the events that follow it.
 
-    key: of an event; None where it has none. dropped: events, since the start, that the subscriber does not get.
+    key: the member of an event's data that is its key, if it has one. dropped: events, since the start, that the
+    subscriber does not get.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class Buffer:
         policy: Policy,
         most_events: int,
         most_bytes: int,
-        key: Callable[[Event], bytes | None] | None = None,
+        key: str | None = None,
     ) -> None:
         self.bytes = 0
         self.dropped = 0
@@ -120,7 +116,7 @@ class Buffer:
         return taken
 
     def _replace(self, event: Event) -> None:
-        key = None if self._key is None else self._key(event)
+        key = None if self._key is None else event.member(self._key)
         if key is None:
             return
         if (earlier := self._by_key.get(key)) is not None:
@@ -138,18 +134,3 @@ class Buffer:
         if (key := self._keys.pop(number, None)) is not None and self._by_key.get(key) == number:
             del self._by_key[key]
         return event
-
-
-def key_of(field: str) -> Callable[[Event], bytes | None]:
-    """The JSON text of that member of an event's data, which is an object with it; else there is no key."""
-
-    def key(event: Event) -> bytes | None:
-        if event.id is None:
-            return None
-        try:
-            value = _record.decode(event.data).get(field)
-        except msgspec.DecodeError:
-            return None
-        return None if value is None else bytes(value)
-
-    return key

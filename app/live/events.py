@@ -17,6 +17,7 @@ USUAL_TYPE = "message"
 _LONGEST_TYPE = 128
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ID = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,18})")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NOT_IN_A_TYPE = re.compile("[\r\n\0\ud800-\udfff]")
 # What we tell of what is missing: nobody else may say so.
 _OURS = frozenset(("gap", "lagged"))
@@ -79,6 +80,25 @@ class Event:
     @property
     def size(self) -> int:
         return len(self.data)
+
+    def member(self, name: str) -> bytes | None:
+        """The JSON text of that member of its data, which is an object with it; else None. It is looked for once."""
+        found = self._found
+        if name not in found:
+            found[name] = None if self.id is None else _member(self.data, name)
+        return found[name]
+
+    @cached_property
+    def _found(self) -> dict[str, bytes | None]:
+        return {}
+
+
+def _member(data: bytes, name: str) -> bytes | None:
+    try:
+        value = _members.decode(data).get(name)
+    except (msgspec.DecodeError, RecursionError):  # how deep it may be depends on who asks: another task has less room
+        return None
+    return None if value is None else bytes(value)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -128,10 +128,9 @@ class Publisher:
                 appended = await self._store.append(drafts, time.time())
                 self._transactions += 1
                 self._published += len(batch)
-                for name, events in appended.items():
-                    self._tell(name, events)
                 for publication, place in places:
                     publication.id = appended[publication.topic][place].id
+                self._tell_all(appended)
         except SluiceError as raised:
             error = raised
         except Exception as raised:  # noqa: BLE001 - whatever it is, it goes to those who publish
@@ -141,3 +140,11 @@ class Publisher:
             for publication in batch:
                 publication.error = None if publication.id is not None else error
                 trio.lowlevel.reschedule(publication.task)
+
+    def _tell_all(self, appended: Mapping[str, Sequence[Event]]) -> None:
+        """What fails here is no failure of those who have published: it is committed."""
+        for name, events in appended.items():
+            try:
+                self._tell(name, events)
+            except Exception:  # noqa: BLE001 - whatever it is, the poll finds them in the database
+                _log.exception("events not delivered", topic=name)

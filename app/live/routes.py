@@ -31,7 +31,8 @@ _FIELDS = frozenset((b"content-encoding", b"content-type", b"host", b"idempotenc
 _JSON: Fields = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
-def live_blueprint(live: Live, keys: Keys, origins: Origins) -> Blueprint:
+def live_blueprint(live: Live, keys: Keys, origins: Origins, request_deadline: float) -> Blueprint:
+    """request_deadline: seconds that publishing by WebSocket has, as a request has them."""
     blueprint = Blueprint("live", __name__)
 
     async def publish(topic: str) -> Answer:
@@ -67,7 +68,7 @@ def live_blueprint(live: Live, keys: Keys, origins: Origins) -> Blueprint:
         async with live.subscribe(topic, _position(websocket.query_string, fields)) as subscription:
             socket = cast("Any", websocket)  # of which Quart does not tell all types
             await socket.accept()
-            await converse(live, topic, subscription, socket)
+            await converse(live, topic, subscription, socket, request_deadline)
 
     # Our application takes an `Answer`, which Quart's types do not know of.
     for view, method in ((publish, "POST"), (subscribe, "GET"), (preflight, "OPTIONS")):
@@ -118,7 +119,10 @@ def _position(raw_query: bytes, fields: Mapping[str, str]) -> Position:
     if since not in {None, "beginning"}:
         raise BadRequest("since: beginning is allowed")
     said = fields.get("last-event-id") or only(query, "last_event_id")
-    after = parse_last_event_id(None if said is None else said.encode("latin-1", "replace"))
+    if not said:
+        return Position(beginning=since is not None)
+    # What cannot be one of our ids is not the same as none: who says so has lost something, and is told.
+    after = parse_last_event_id(said.encode("latin-1", "replace")) or said
     return Position(after, beginning=since is not None)
 
 

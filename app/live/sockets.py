@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from app.errors import BadJson, SluiceError
+from app.errors import BadJson, DeadlineExceeded, SluiceError
 from app.http.problems import content_of
 from app.http.strict_json import decode_json
 from app.live.service import Live
@@ -36,11 +36,11 @@ class _Said(msgspec.Struct):
 _said = msgspec.json.Decoder(_Said)
 
 
-async def converse(live: Live, topic: str, subscription: Subscription, socket: Socket) -> None:
+async def converse(live: Live, topic: str, subscription: Subscription, socket: Socket, seconds: float) -> None:
     """Sends the topic's events, a message each, and takes what the client publishes, until either leaves.
 
     What a client publishes is ``{"event", "data", "ref"}``, answered in order by ``{"published": ID, "ref"}``, or
-    ``{"problem": …, "ref"}``. Where that is not allowed, whoever speaks is closed.
+    ``{"problem": …, "ref"}``. Where that is not allowed, whoever speaks is closed. seconds: that publishing may take.
     """
 
     async def listen() -> None:
@@ -50,7 +50,7 @@ async def converse(live: Live, topic: str, subscription: Subscription, socket: S
                 if not live.settings_of(topic).publish_by_websocket:
                     await socket.close(POLICY, "nothing is published to this topic by WebSocket")
                     break
-                await socket.send(await _publish(live, topic, said))
+                await socket.send(await _publish(live, topic, said, seconds))
         except EOFError:
             pass
         nursery.cancel_scope.cancel()
@@ -68,8 +68,8 @@ async def converse(live: Live, topic: str, subscription: Subscription, socket: S
         nursery.cancel_scope.cancel()
 
 
-async def _publish(live: Live, topic: str, said: str | bytes) -> str:
-    """The answer to what a client has said."""
+async def _publish(live: Live, topic: str, said: str | bytes, seconds: float) -> str:
+    """The answer to what a client has said, after so many ``seconds`` at most."""
     ref = msgspec.Raw(b"null")
     try:
         if isinstance(said, bytes):
@@ -79,7 +79,9 @@ async def _publish(live: Live, topic: str, said: str | bytes) -> str:
         except msgspec.ValidationError as error:
             raise BadJson(f'a message that publishes is {{"event": TYPE, "data": …}}: {error}') from error
         ref = message.ref
-        id = await live.publish(topic, message.event, bytes(message.data))
+        with trio.move_on_after(seconds):
+            id = await live.publish(topic, message.event, bytes(message.data))
+            return msgspec.json.encode({"published": str(id), "ref": ref}).decode()
+        raise DeadlineExceeded(f"it was not published within {seconds:g} s")
     except SluiceError as error:
         return msgspec.json.encode({"problem": content_of(error), "ref": ref}).decode()
-    return msgspec.json.encode({"published": str(id), "ref": ref}).decode()

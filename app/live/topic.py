@@ -8,7 +8,7 @@ from typing import Literal
 import trio
 
 from app.config.live import TopicSettings
-from app.live.buffers import Buffer, key_of
+from app.live.buffers import Buffer
 from app.live.events import Burst, Event, EventId, gap
 from app.live.horizon import Head
 
@@ -32,8 +32,7 @@ class Subscriber:
 
     def __init__(self, topic: Topic, after: EventId | None, send_now: SendNow | None) -> None:
         settings = topic.settings
-        key = None if settings.key is None else key_of(settings.key)
-        self.buffer = Buffer(settings.policy, settings.buffer_events, settings.buffer_bytes, key)
+        self.buffer = Buffer(settings.policy, settings.buffer_events, settings.buffer_bytes, settings.key)
         self.ended: Ended | None = None
         self._after = after
         self._topic = topic

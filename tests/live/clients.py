@@ -87,7 +87,7 @@ class Socket:
         self._raw = socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
         self._ws = WSConnection(ConnectionType.CLIENT)
         self._events: list[Event] = []
-        extra = [(name.encode(), value.encode()) for name, value in fields.items()]
+        extra = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         self.say(Request(f"127.0.0.1:{port}", path, extra_headers=extra))
         event = self.next()
         self.refused = event.status_code if isinstance(event, RejectConnection) else None

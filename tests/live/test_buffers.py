@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.live.buffers import Buffer, Policy, key_of
+import app.live.events
+from app.live.buffers import Buffer, Policy
 from app.live.events import Event, EventId
 
 MOST_EVENTS, MOST_BYTES = 5, 60
@@ -36,7 +38,7 @@ def told(events: Sequence[Event]) -> list[Any]:
 def test_it_is_bounded_in_order_and_complete_with_what_is_told(
     policy: Policy, happened: list[tuple[str, int, int]]
 ) -> None:
-    buffer = Buffer(policy, MOST_EVENTS, MOST_BYTES, key_of("k"))
+    buffer = Buffer(policy, MOST_EVENTS, MOST_BYTES, "k")
     offered, refused = 0, set[int]()
     got: list[int] = []
     lost = 0
@@ -93,7 +95,7 @@ def test_the_oldest_are_dropped_and_told_before_what_follows() -> None:
 
 
 def test_of_the_same_key_only_the_newest_is_kept() -> None:
-    buffer = Buffer("coalesce", 10, 10_000, key_of("k"))
+    buffer = Buffer("coalesce", 10, 10_000, "k")
     for sequence, key in enumerate([1, 2, 1, 1, 3], 1):
         buffer.put(event(sequence, key))
     assert told(buffer.take(10_000)) == [
@@ -105,10 +107,35 @@ def test_of_the_same_key_only_the_newest_is_kept() -> None:
 
 
 def test_what_has_no_key_is_not_the_same_as_anything() -> None:
-    buffer = Buffer("coalesce", 10, 10_000, key_of("k"))
+    buffer = Buffer("coalesce", 10, 10_000, "k")
     for sequence, data in enumerate([b"1", b"[]", b'{"x":1}', b'{"x":1}'], 1):
         buffer.put(Event(EventId("e", sequence), "message", data))
     assert told(buffer.take(10_000)) == [1, 2, 3, 4]
+
+
+def test_nor_is_what_is_too_deep_to_be_looked_into() -> None:
+    deep = b'{"k":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+    buffer = Buffer("coalesce", 10, 1_000_000, "k")
+    for sequence in range(1, 3):
+        assert buffer.put(Event(EventId("e", sequence), "message", deep))
+    assert told(buffer.take(1_000_000)) == [1, 2]
+
+
+def test_an_event_is_looked_into_once_however_many_subscribe(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+
+    def member(data: bytes, name: str) -> bytes | None:
+        looked.append(data)
+        return b"1"
+
+    monkeypatch.setattr(app.live.events, "_member", member)
+    buffers = [Buffer("coalesce", 10, 10_000, "k") for _ in range(5)]
+    events = [event(sequence) for sequence in range(1, 4)]
+    for buffer in buffers:
+        for one in events:
+            buffer.put(one)
+        assert told(buffer.take(10_000))[1:] == [3]
+    assert looked == [one.data for one in events]
 
 
 def test_one_event_gets_in_however_large() -> None:

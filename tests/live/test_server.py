@@ -136,6 +136,21 @@ def test_resuming(port: int, way: str) -> None:
         assert socket.message() == {"id": ids[4], "event": "message", "data": 4}
 
 
+@pytest.mark.parametrize("given", ["x" * 1025, "\xff", "x\x80y"], ids=["long", "no UTF-8", "no UTF-8 either"])
+@pytest.mark.parametrize("way", ["feed", "websocket"])
+def test_an_id_that_cannot_be_read_is_a_gap(port: int, given: str, way: str) -> None:
+    id = json.loads(publish(port, "unread", 1).body)["id"]
+    if way == "feed":
+        with feed(port, "unread", Last_Event_ID=given) as events:
+            _, kind, told = next(events.events())
+    else:
+        with websocket(port, "unread", **{"Last-Event-ID": given}) as socket:
+            message = socket.message()
+            kind, told = message["event"], message["data"]
+    assert (kind, told["after"], told["reason"]) == ("gap", given[:64], "not an id of this topic")
+    assert told["before"].partition("-")[0] == id.partition("-")[0]
+
+
 def test_who_has_to_come_again_before_anything_came_misses_nothing(port: int) -> None:
     with feed(port, "early") as events:
         before = events.last
@@ -265,6 +280,33 @@ def test_who_must_not_lose_anything_slows_publishers_down_to_their_deadline(port
         publish(port, "flow", "on")
         # One whose deadline passed during its commit may be there all the same.
         assert any(data == "on" for _, _, data in islice(events, 2))
+
+
+def test_publishing_by_websocket_has_the_deadline_of_a_request(folder: Path) -> None:
+    (folder / "short.toml").write_text(
+        '[live.topics.flow]\npolicy = "block"\nbuffer_events = 1\npublish_by_websocket = true\n'
+    )
+    environment = {"SLUICE_CONFIG": str(folder / "short.toml"), "SLUICE_REQUEST_DEADLINE": "1"}
+    with (
+        running(folder, **environment) as server,
+        feed(server.port, "flow") as stalled,
+        websocket(server.port, "flow") as socket,
+    ):
+        answers: list[Any] = []
+        while not answers or "problem" not in answers[-1]:
+            assert len(answers) < 500
+            socket.send({"data": "x" * 60_000, "ref": len(answers)})
+            while "ref" not in (message := socket.message()):
+                pass
+            answers.append(message)
+        assert answers[-1]["problem"]["status"] == 504
+        assert [answer["ref"] for answer in answers] == list(range(len(answers)))
+        stalled.close()
+        socket.send({"data": "on", "ref": "on"})
+        while "ref" not in (message := socket.message()):
+            pass
+        assert "published" in message
+        assert message["ref"] == "on"
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import app.live.hub
 from app.config.live import LiveSettings, TopicSettings
 from app.errors import BadRequest, Overloaded, ShuttingDown, StartError
 from app.live.subscription import Position
+from app.live.topic import Topic
 from app.settings import DatabaseSettings
 from app.storage.database import Database
 from tests.live.conftest import Room, open_room
@@ -42,6 +43,19 @@ async def test_coalescing_by_a_key(database: Database) -> None:
         told, *events = await client.read(3)
         assert (told[0], told[1]["dropped"], told[1]["reason"]) == ("lagged", 1, "coalesced")
         assert events == [{"k": 2, "v": 2}, {"k": 1, "v": 3}]
+
+
+async def test_what_is_committed_is_published_whatever_becomes_of_it_here(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    async with open_room(database) as room, room.client("a") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Topic, "offer", fail)
+            assert len(await room.publish("a", 1)) == 1
+        assert await client.read(1) == [1]
 
 
 async def test_who_is_disconnected_has_got_all_up_to_there_and_resumes(database: Database) -> None:
