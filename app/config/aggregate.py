@@ -53,6 +53,7 @@ _OURS = frozenset(
         "sluice-deadline",
         "te",
         "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",

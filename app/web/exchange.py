@@ -14,7 +14,7 @@ from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
-from app.http.request_ids import continue_trace, request_id
+from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import RequestLine, log_request
 from app.telemetry.metrics import UNMATCHED, metrics
@@ -29,7 +29,7 @@ _requests = metrics.requests
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
-_READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
+_READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"sluice-deadline", b"content-length"))
 
 
 class Exchange:
@@ -94,6 +94,8 @@ class Exchange:
         )
         if trace is not None:
             self.request.traceparent = trace.traceparent
+            if continued is not None and b"tracestate" in given:
+                self.request.tracestate = passed_on_state(given[b"tracestate"])
         self.status: int | None = None
         self.started: bool = False
         self.finishing: bool = False
@@ -294,7 +296,9 @@ class Exchange:
         seconds = self._clock() - came
         first_byte = None if self._first_byte is None else self._first_byte - came
         route, taken, trace_id = scope.get(ROUTE, UNMATCHED), self.taken, request.trace_id
-        _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, trace_id)
+        # Only what is sampled can be looked up.
+        exemplar = trace_id if self.trace is not None and self.trace.flags == "01" else None
+        _requests.ended(method, route, status, outcome, seconds, first_byte, sent, taken, exemplar)
         line = RequestLine(
             method=method,
             path=scope["path"],
