@@ -15,4 +15,4 @@ def aggregate_measures(aggregate: Aggregate) -> Iterable[Reading]:
             for outcome, times in state.times.items():
                 yield f.UPSTREAM, (view, source, outcome), times
             for name in ("closed", "half-open", "open") if state.breaker is not None else ():
-                yield f.BREAKER, (view, source, name), state.breaker == name
+                yield f.BREAKER, (view, source, name), float(state.breaker == name)

@@ -16,7 +16,7 @@ _PORTS = {b"http": 80, b"https": 443}
 _OF_URLS = "%/:?#[]@!$&'()*+,;=~"
 # What a call says whoever it is to; the rest is the source's own, and is not told to others.
 _SAID_TO_ALL = frozenset(
-    (b"accept", b"accept-encoding", b"sluice-deadline", b"traceparent", b"user-agent", b"x-request-id")
+    (b"accept", b"accept-encoding", b"sluice-deadline", b"traceparent", b"tracestate", b"user-agent", b"x-request-id")
 )
 
 

@@ -47,8 +47,12 @@ def aggregate_route(aggregate: Aggregate, request_deadline: float) -> ShortRoute
 def _passed_on() -> Fields:
     """By which an upstream knows whom it works for."""
     request = current_request.get()
-    id = (b"x-request-id", request.id.encode())
-    return (id,) if request.traceparent is None else (id, (b"traceparent", request.traceparent.encode()))
+    told = [(b"x-request-id", request.id.encode())]
+    if request.traceparent is not None:
+        told.append((b"traceparent", request.traceparent.encode()))
+    if request.tracestate is not None:
+        told.append((b"tracestate", request.tracestate))
+    return told
 
 
 @asynccontextmanager

@@ -54,6 +54,7 @@ _OURS = frozenset(
         "sluice-deadline",
         "te",
         "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",

@@ -17,8 +17,8 @@ type Reason = Literal["disconnected", "deadline", "shutdown"]
 class RequestScope:
     """One request, from its first byte to its last.
 
-    id: its request id. trace_id: the trace that it belongs to, or None. traceparent: what names it to whom it calls.
-    scope: what ends all that the request started; its own, unless one is given.
+    id: its request id. trace_id: the trace that it belongs to, or None. traceparent, tracestate: what names it to whom
+    it calls. scope: what ends all that the request started; its own, unless one is given.
     reason: why the request was cancelled; None while it was not. sent_now: bytes of its answer that went another way
     than by ``send``.
 
@@ -37,12 +37,14 @@ class RequestScope:
         "sent_now",
         "trace_id",
         "traceparent",
+        "tracestate",
     )
 
     def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
         self.id = id
         self.trace_id = trace_id
         self.traceparent: str | None = None
+        self.tracestate: bytes | None = None
         self.scope = trio.CancelScope() if scope is None else scope
         self.reason: Reason | None = None
         self.sent_now = 0

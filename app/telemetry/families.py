@@ -132,6 +132,12 @@ LOOP_LAG = _histogram(
     "sluice_loop_lag_seconds", "how late the event loop wakes a task that sleeps", buckets=LAG_BUCKETS
 )
 TASKS = _gauge("sluice_tasks", "Trio's tasks")
+SPANS = _counter(
+    "sluice_spans_total",
+    "spans of traces, where they are on: `exported`, `dropped` (too many waited, or the collector did not take them),"
+    " or `left_out` (their request had too many)",
+    "outcome",
+)
 WORKERS = _gauge("sluice_workers", "server processes, by whether they `answered` this scrape", "state")
 CPU = _counter("process_cpu_seconds_total", "user and system time of the server processes")
 RESIDENT = _gauge("process_resident_memory_bytes", "resident memory of the server processes")

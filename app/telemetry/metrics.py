@@ -20,7 +20,7 @@ from app.flow.threads import ThreadPool, pools
 from app.telemetry import families as f
 from app.telemetry.lag import LoopLag
 from app.telemetry.outcomes import EndedRequest, outcome_of
-from app.telemetry.snapshots import Distribution, Exemplar, Snapshot, add
+from app.telemetry.snapshots import Distribution, Exemplar, Snapshot, Value, add
 
 UNMATCHED = "unmatched"
 """The route of what is at none."""
@@ -77,7 +77,7 @@ class Requests:
                 series.first_byte_total += first_byte
             series.sent += one.sent
             series.taken += one.taken
-            if one.trace_id is not None:
+            if one.trace_id is not None and one.sampled:
                 series.exemplars[bucket] = Exemplar(one.trace_id, seconds, one.at / 1e9)
         self._waiting.clear()
 
@@ -134,9 +134,15 @@ class Metrics:
         self.requests.add_to(snapshot)
         for source in (_of_the_loop, _of_threads, *self._sources):
             for family, labels, value in source():
-                told = Distribution(value.counts.copy(), value.total) if isinstance(value, Histogram) else value
-                add(snapshot, family, labels, told)
+                add(snapshot, family, labels, _told(value))
         return snapshot
+
+
+def _told(value: float | Histogram | Distribution) -> Value:
+    if isinstance(value, Histogram):
+        return Distribution(value.counts.copy(), value.total)
+    # A bool would do here, and not among siblings, whom it is written to.
+    return value if isinstance(value, Distribution) else float(value)
 
 
 def requests_measures(gate: DrainGate, jobs: Callable[[], int]) -> Iterable[Reading]:

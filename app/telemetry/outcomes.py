@@ -21,8 +21,8 @@ class EndedRequest(msgspec.Struct, gc=False):
     """What log and metrics say of a request. It is made for each, and read when many of them have been.
 
     path: as it was asked for; route: its template. status: 499 for one whose client has left; None where it was not
-    answered. seconds, first_byte: since it came. sent, taken: bytes of bodies. client: its address. at: nanoseconds
-    since the epoch.
+    answered. seconds, first_byte: since it came. sent, taken: bytes of bodies. client: its address. sampled: whether
+    its trace can be looked up. at: nanoseconds since the epoch.
     """
 
     method: str
@@ -37,6 +37,7 @@ class EndedRequest(msgspec.Struct, gc=False):
     client: str | None
     request_id: str
     trace_id: str | None
+    sampled: bool
     at: int
 
 

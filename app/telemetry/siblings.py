@@ -114,8 +114,10 @@ class Siblings:
                 answered[name] = await self.threads.run(partial(decode, data))
             except (ConnectionRefusedError, FileNotFoundError):
                 gone.append(name)
-            except (OSError, trio.BrokenResourceError, ValueError):  # it ended, or was about to, while it answered
+            except (OSError, trio.BrokenResourceError):  # it ended, or was about to, while it answered
                 pass
+            except ValueError as error:  # likewise; or what it tells is not what we take
+                _log.warning("a worker's metrics are not understood", worker=name, reason=str(error))
 
     async def _receive(self, name: str) -> bytes:
         folder = os.open(cast("RuntimeFolder", self._folder).path, os.O_PATH)

@@ -51,9 +51,8 @@ class SpanExports(SpanExporter):
     """Our spans, one in each of the SDK's, through its exporter; and what becomes of them. Most of it is called in
     the SDK's thread.
 
-    settled: spans that it has had, and of which the end is known; exported: those of them that were taken. failing:
-    whether the last were not. The log says so when it begins and when it ends, and what else the SDK has to say of it
-    goes nowhere.
+    exported: spans that were taken; lost: those that were not. failing: whether the last were not. The log says so
+    when it begins and when it ends, and what else the SDK has to say of it goes nowhere.
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -62,7 +61,7 @@ class SpanExports(SpanExporter):
         self._send = _sender(self._exporter)
         self._said = _encoded(resource)
         self._last_words = _LastWords()
-        self.settled = self.exported = 0
+        self.exported = self.lost = 0
         self.failing = False
         self._stopped = False
 
@@ -72,8 +71,10 @@ class SpanExports(SpanExporter):
             result = self._export([ended.span for ended in cast("Sequence[Any]", spans)])
         finally:
             taken = result is SpanExportResult.SUCCESS
-            self.exported += len(spans) if taken else 0
-            self.settled += len(spans)
+            if taken:
+                self.exported += len(spans)
+            else:
+                self.lost += len(spans)
             self._tell(failing=not taken)
         return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -25,6 +25,8 @@ from app.flow.request import current_request
 from app.flow.spans import Span, recording
 from app.http.request_ids import Trace
 from app.settings import TraceSettings
+from app.telemetry.families import SPANS
+from app.telemetry.metrics import Reading, metrics
 from app.telemetry.span_exports import SpanExports, TraceStatistics, resource
 
 _log = structlog.get_logger()
@@ -53,8 +55,9 @@ async def open_traces(settings: TraceSettings) -> AsyncGenerator[Traces]:
     """
     traces = _make(settings.variables)
     try:
-        with recording(traces):
-            yield traces
+        async with metrics.reading(traces.measures):
+            with recording(traces):
+                yield traces
     finally:
         await traces.close()
 
@@ -127,17 +130,22 @@ class Traces:
 
     @property
     def _waiting(self) -> int:
-        return self._put - self._exports.settled
+        return self._put - self._exports.exported - self._exports.lost
 
     def statistics(self) -> TraceStatistics:
-        waiting = 0 if self._closed else self._waiting
-        exported = self._exports.exported
+        waiting = self._waiting
         return TraceStatistics(
-            exported=exported,
-            waiting=waiting,
-            dropped=self._put + self._refused - exported - waiting,
+            exported=self._exports.exported,
+            waiting=0 if self._closed else waiting,
+            dropped=self._refused + self._exports.lost + (waiting if self._closed else 0),
             left_out=self._left_out,
         )
+
+    def measures(self) -> Iterable[Reading]:
+        state = self.statistics()
+        yield SPANS, ("exported",), state.exported
+        yield SPANS, ("dropped",), state.dropped
+        yield SPANS, ("left_out",), state.left_out
 
     async def close(self) -> None:
         """Sends what waits, as far as there is time for it. *Cancellation*: shielded."""

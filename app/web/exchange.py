@@ -15,7 +15,7 @@ from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
-from app.http.request_ids import continue_trace, request_id
+from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import log_request
 from app.telemetry.metrics import UNMATCHED, metrics
@@ -30,7 +30,7 @@ _requests = metrics.requests
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
 _LAST_WORDS_SECONDS = 2.0
-_READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"sluice-deadline", b"content-length"))
+_READ_BY_US = frozenset((b"x-request-id", b"traceparent", b"tracestate", b"sluice-deadline", b"content-length"))
 
 
 class Exchange:
@@ -95,6 +95,8 @@ class Exchange:
         )
         if trace is not None:
             self.request.traceparent = trace.traceparent
+            if continued is not None and b"tracestate" in given:
+                self.request.tracestate = passed_on_state(given[b"tracestate"])
         self.status: int | None = None
         self.started: bool = False
         self.finishing: bool = False
@@ -305,6 +307,7 @@ class Exchange:
             client[0] if client else None,
             request.id,
             request.trace_id,
+            self.trace is not None and self.trace.flags == "01",
             time_ns(),
         )
         _requests.ended(ended)

@@ -9,8 +9,10 @@ from typing import Any, cast
 import structlog
 
 from app.errors import SluiceError
+from app.flow.spans import begin_trace
 from app.http.problems import problem
 from app.telemetry.metrics import metrics
+from app.telemetry.outcomes import outcome_of
 from app.wire.exchange import Disconnected
 from app.wire.fields import Field
 from app.wire.http1 import RequestHead
@@ -50,11 +52,33 @@ def refuse(error: SluiceError, client: Any, *, unseen: bool = False) -> Refusal:
     """``error`` as an answer, and as a line of the log. client: its address, as ASGI has it. unseen: whether no
     application has got to see the request, and counted it."""
     request_id = secrets.token_hex(8)
-    if unseen:
-        metrics.requests.refused(error)
+    address = client[0] if client else None
     said = {"status": error.status, "error": error.name, "detail": error.detail}
-    _log.info("request refused", **said, client=client[0] if client else None, request_id=request_id)
+    if unseen:
+        said |= _tell(error, address, request_id)
+    _log.info("request refused", **said, client=address, request_id=request_id)
     return refusal(error, request_id)
+
+
+def _tell(error: SluiceError, address: str | None, request_id: str) -> dict[str, str]:
+    """Metrics and traces, as an application would; what the log is to say of that."""
+    outcome = outcome_of(error.status, error)
+    metrics.requests.refused(error)
+    trace, span = begin_trace(None)  # a caller's is not known
+    if span is not None:
+        span.name = "HTTP"
+        span.say(
+            http__request__method="_OTHER",
+            http__response__status_code=error.status,
+            sluice__request_id=request_id,
+            sluice__outcome=outcome,
+        )
+        if address is not None:
+            span.say(client__address=address)
+        if error.status >= 500:
+            span.failed(error.name)
+        span.end()
+    return {"outcome": outcome} if trace is None else {"outcome": outcome, "trace_id": trace.trace_id}
 
 
 def no_answer() -> SluiceError:

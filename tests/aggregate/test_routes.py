@@ -96,6 +96,8 @@ async def test_upstreams_learn_whom_they_work_for(tmp_path: Path) -> None:
     fields = (
         b"X-Request-Id: abc",
         b"traceparent: 00-%b-b7ad6b7169203331-01" % trace.encode(),
+        b"tracestate: a=1",
+        b"tracestate: v@b=x y, c=3",
         b"Sluice-Deadline: 5",
         b"Authorization: secret",
     )
@@ -110,6 +112,7 @@ async def test_upstreams_learn_whom_they_work_for(tmp_path: Path) -> None:
     ours = answer.fields[b"traceparent"].decode()
     assert asked.fields["traceparent"] == ours
     assert ours.split("-")[1] == trace
+    assert asked.fields["tracestate"] == "a=1,v@b=x y,c=3"
     assert 4 < float(asked.fields["sluice-deadline"]) < 5
     assert (asked.fields["accept"], asked.fields["accept-encoding"]) == ("application/json", "identity")
     assert "authorization" not in asked.fields

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.http.request_ids import continue_trace, request_id
+from app.http.request_ids import continue_trace, passed_on_state, request_id
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -98,6 +98,28 @@ def test_a_later_version_is_read_as_far_as_it_is_known(given: str) -> None:
 )
 def test_an_invalid_traceparent_is_ignored(given: str) -> None:
     assert continue_trace(given.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        (b"a=1", b"a=1"),
+        (b" a=1 ,\tb@c=~ x, ,", b"a=1,b@c=~ x"),
+        (b"a=" + b"x" * 256, b"a=" + b"x" * 256),
+        (b"a=" + b"x" * 250 + b",b=" + b"x" * 250 + b",c=1234", b"a=" + b"x" * 250 + b",b=" + b"x" * 250 + b",c=1234"),
+        (b",".join([b"a=" + b"x" * 250] * 3), None),
+        (b"", None),
+        (b" , ", None),
+        (b"a", None),
+        (b"A=1", None),
+        (b"a=1,b", None),
+        (b"a=1=2", None),
+        (b"a=\xe9", None),
+        (b"a=1\r\nx: y", None),
+    ],
+)
+def test_the_callers_state_is_passed_on_as_it_came_or_not_at_all(given: bytes, passed_on: bytes | None) -> None:
+    assert passed_on_state(given) == passed_on
 
 
 def test_without_traceparent_there_is_no_trace() -> None:

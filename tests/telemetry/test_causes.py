@@ -232,6 +232,9 @@ def test_http_2(site: Site, watch: Watch) -> None:
 def test_an_exemplar_names_the_trace_where_open_metrics_is_asked_for(site: Site) -> None:
     told = f"00-{TRACE}-b7ad6b7169203331-01"
     assert ask(site.port, "GET", "/api/report/test-user", {"traceparent": told}).status == 200
+    not_sampled = f"00-{TRACE[::-1]}-b7ad6b7169203331-00"
+    for _ in range(5):
+        assert ask(site.port, "GET", "/api/report/test-user", {"traceparent": not_sampled}).status == 200
 
     def exemplars() -> set[str]:
         found = read(ask(site.port, "GET", "/metrics", OPEN_METRICS))
@@ -421,7 +424,7 @@ def test_the_process(site: Site, watch: Watch) -> None:
 
 
 def test_every_family_has_a_cause_here() -> None:
-    elsewhere = {"sluice_loop_lag_seconds", "python_gc_objects_uncollectable_total"}
+    elsewhere = {"sluice_loop_lag_seconds", "sluice_spans_total", "python_gc_objects_uncollectable_total"}
     assert set(FAMILIES) - MOVED == elsewhere
 
 

@@ -21,6 +21,15 @@ from tests.telemetry.scraping import Scrape, read, scrape
 
 _PATH = "/api/report/test-user"
 _OK = {"route": "/api/report/{user_id}", "outcome": "ok"}
+# So that every room has something to tell.
+_CONFIG = """
+[live.topics.news]
+policy = "drop-oldest"
+[aggregate.v.sources.s]
+url = "http://127.0.0.1:9/"
+allow_private = true
+breaker = {failures = 1}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("siblings")
     for command in ("migrate", "demo"):
         assert run(folder, command).returncode == 0
+    (folder / "sluice.toml").write_text(_CONFIG)
     return folder
 
 
@@ -40,7 +50,8 @@ def temporary() -> Iterator[Path]:
 
 @contextmanager
 def serving(folder: Path, temporary: Path) -> Generator[SluiceProcess]:
-    with running(folder, HYPERCORN, workers=2, TMPDIR=str(temporary), SLUICE_DRAIN_TIMEOUT="0s") as server:
+    variables = {"TMPDIR": str(temporary), "SLUICE_DRAIN_TIMEOUT": "0s", "SLUICE_CONFIG": str(folder / "sluice.toml")}
+    with running(folder, HYPERCORN, workers=2, **variables) as server:
         yield server
 
 
@@ -85,6 +96,7 @@ def test_a_scrape_of_any_worker_adds_up_and_nothing_is_left(folder: Path, tempor
             assert told.value("sluice_workers", state="answered") == 2
             assert told.value("sluice_workers", state="silent") == 0
             assert told.value("sluice_connections_max") == 2 * 10000
+            assert told.value("sluice_breaker_state", view="v", source="s", state="closed") == 2
             assert told.value("python_info") == 1
         _assert_a_stopped_one_is_not_waited_for(server)
         assert len(list(temporary.glob("sluice-*"))) == 1

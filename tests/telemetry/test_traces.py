@@ -24,6 +24,8 @@ from app.flow.request import RequestScope, current_request
 from app.flow.spans import Span, begin_trace, run_within, span
 from app.http.request_ids import Trace, continue_trace
 from app.settings import load_settings
+from app.telemetry.metrics import metrics
+from app.telemetry.snapshots import Distribution
 from app.telemetry.traces import Traces, open_traces, share_of
 from tests.otlp import Collector, collector, variables
 
@@ -264,6 +266,51 @@ async def test_one_that_is_not_there_costs_its_spans_and_nothing_else(
         record(1)
     assert (traces.statistics().dropped, traces.statistics().exported) == (5, 0)
     assert [line["event"] for line in log.entries] == ["spans are not taken", "spans were dropped"]
+
+
+async def test_metrics_tell_what_became_of_them(collected: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"):
+        monkeypatch.setenv(name, "8")
+    collected.status = 0
+
+    def told() -> dict[str, float]:
+        samples = metrics.snapshot().get("sluice_spans_total", {})
+        return {outcome: value for (outcome,), value in samples.items() if not isinstance(value, Distribution)}
+
+    async with tracing() as traces:
+        assert told() == {"exported": 0, "dropped": 0, "left_out": 0}
+        for _ in range(5):
+            record()
+        assert told()["dropped"] == 2
+        collected.status = 200
+        collected.closed.set()
+        record(300)
+        assert told()["left_out"] == 44
+        while traces.statistics().waiting:  # noqa: ASYNC110 - its thread tells nobody
+            await trio.sleep(0.005)
+        assert told()["exported"] + told()["dropped"] == 10 + 257
+    assert told() == {}
+
+
+async def test_an_exporter_of_another_version_encodes_them_itself(
+    collected: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tracing():
+        record(2)
+    ours = list(collected.spans)
+
+    def none(_exporter: object) -> None:
+        return None
+
+    monkeypatch.setattr(app.telemetry.span_exports, "_sender", none)
+    async with tracing() as traces:
+        record(2)
+    theirs = collected.spans[len(ours) :]
+    assert traces.statistics().exported == 3
+    assert [(one.name, one.kind, one.attributes, one.resource.keys()) for one in theirs] == [
+        (one.name, one.kind, one.attributes, one.resource.keys()) for one in ours
+    ]
+    assert theirs[0].parent == theirs[2].id
 
 
 # -- who cancelled -----------------------------------------------------------------------------------------------------

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
 import structlog
 import trio
 
+from app.flow.spans import recording
+from app.telemetry.metrics import metrics
+from app.telemetry.snapshots import Distribution
 from app.wire.asgi import Receive, Scope, Send
+from tests.flow.test_spans import Kept
 from tests.wire.serving import (
     GET,
     GET_CLOSE,
@@ -236,3 +241,30 @@ async def test_the_refused_are_not_counted_for_ever() -> None:
                 assert (await one.ask(GET)).status == 200
                 assert (await late.answer()).status == 503
             await server.all_gone()
+
+
+async def test_who_is_refused_is_told_by_log_metrics_and_traces() -> None:
+    kept, told = Kept(), Counter[tuple[str, ...]]()
+
+    def refused(by: int) -> None:
+        for labels, value in metrics.snapshot().get("http_requests_total", {}).items():
+            if labels[:2] == ("other", "unmatched") and not isinstance(value, Distribution):
+                told[labels[2:]] += by * int(value)
+
+    refused(-1)
+    with recording(kept), structlog.testing.capture_logs() as logs:
+        async with open_server(echo, max_connections=1) as server, server.connect() as one:
+            assert (await one.ask(GET)).status == 200
+            async with server.connect() as late:
+                assert (await late.answer()).status == 503
+            await one.send(b"no request\r\n\r\n")
+            assert (await one.answer()).status == 400
+    refused(1)
+    assert +told == {("503", "overloaded"): 1, ("400", "client_error"): 1}
+    lines = [line for line in logs if line["event"] == "request refused"]
+    assert [(line["status"], line["outcome"]) for line in lines] == [(503, "overloaded"), (400, "client_error")]
+    assert [line["client"] for line in lines] == ["127.0.0.1"] * 2
+    assert [line["request_id"] for line in lines] == [one.attributes["sluice.request_id"] for one in kept.spans]
+    assert [line["trace_id"] for line in lines] == [f"{one.tree.trace_id:032x}" for one in kept.spans]
+    said = [(one.name, one.attributes["sluice.outcome"], one.is_error) for one in kept.spans]
+    assert said == [("HTTP", "overloaded", True), ("HTTP", "client_error", False)]

@@ -18,12 +18,11 @@ from hypercorn.typing import ConnectionState
 
 from app.errors import Overloaded
 from app.flow.threads import ThreadPool
-from app.telemetry.metrics import metrics
 from app.wire.connection import Connection, Connections
 from app.wire.hypercorn.applications import ApplicationGroup
 from app.wire.hypercorn.http2 import Http2
 from app.wire.hypercorn.serving import WatchedApp
-from app.wire.refusal import refusal
+from app.wire.refusal import refuse
 from app.wire.transport import PlainTransport, TlsTransport
 
 _log = structlog.get_logger()
@@ -74,13 +73,18 @@ class ClientConnection(TCPServer):
     @property
     def title(self) -> str:
         """Who is at its other end, and what it speaks."""
-        try:
-            address = _parse_socket_addr(self._socket.family, self._socket.getpeername())
-        except OSError:  # it has left
-            address = None
+        address = self._client
         protocol = type(getattr(getattr(self, "protocol", None), "protocol", None)).__name__
         spoken = {"H2Protocol": "HTTP/2", "NoneType": "HTTP/1.1"}.get(protocol, "WebSocket")
         return f"{'unix' if address is None else f'{address[0]}:{address[1]}'} {spoken}"
+
+    @property
+    def _client(self) -> Any:
+        """Its address, as ASGI has it; None where it has left, or has none."""
+        try:
+            return _parse_socket_addr(self._socket.family, self._socket.getpeername())
+        except OSError:
+            return None
 
     @property
     def seconds_left(self) -> float:
@@ -97,10 +101,8 @@ class ClientConnection(TCPServer):
         stream: Any = self.stream
         if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + OTHER_DESCRIPTORS // 2:
             return
-        _log.info("connection refused", limit=self.shared.limit)
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
-        metrics.requests.refused(error)
-        os.write(self._socket.fileno(), refusal(error).as_http1())
+        os.write(self._socket.fileno(), refuse(error, self._client, unseen=True).as_http1())
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
             while await self._socket.recv(_READ_BYTES):
