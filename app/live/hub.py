@@ -165,7 +165,7 @@ class Hub:
             # What has been delivered by then is committed, so that the database knows of it.
             asked = [name for name in names[start : start + _TOPICS_A_QUERY] if name in self._topics]
             known = {name: self._topics[name].last for name in asked}
-            heads = await self._store.heads(asked) if asked else {}
+            heads: Mapping[str, Head] = await self._store.heads(asked) if asked else {}
             for name, head in heads.items():
                 topic = self._topics.get(name)
                 if topic is None:
