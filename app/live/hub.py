@@ -162,10 +162,18 @@ class Hub:
         came = False
         names = sorted(self._topics)
         for start in range(0, len(names), _TOPICS_A_QUERY):
-            heads = await self._store.heads(names[start : start + _TOPICS_A_QUERY])
+            # What has been delivered by then is committed, so that the database knows of it.
+            asked = [name for name in names[start : start + _TOPICS_A_QUERY] if name in self._topics]
+            known = {name: self._topics[name].last for name in asked}
+            heads: Mapping[str, Head] = await self._store.heads(asked) if asked else {}
             for name, head in heads.items():
                 topic = self._topics.get(name)
-                if topic is not None and (topic.epoch != head.epoch or topic.last < head.sequence):
+                if topic is None:
+                    continue
+                if head.epoch == topic.epoch and head.sequence < known[name] <= topic.last:
+                    topic.set_back(head.sequence)
+                    came = True
+                elif topic.epoch != head.epoch or topic.last < head.sequence:
                     came = await self._catch_up(topic) or came
         return came
 

@@ -11,7 +11,7 @@ import trio
 from app.live.events import BEFORE_ALL, Event, EventId, gap, parse_id
 from app.live.hub import Hub
 from app.live.store import Store
-from app.live.topic import Ended, SendNow, Subscriber, Topic
+from app.live.topic import SET_BACK, Ended, SendNow, Subscriber, Topic
 
 _PAGE_EVENTS = 64
 # Until the poll has seen what is only in the database yet.
@@ -82,7 +82,13 @@ class Subscription:
             yield [gap(given[:64], page.events[0].id if page.events else None, reason)]
             known = None
         cursor = known
+        set_back = topic.times_set_back
         while not self._hub.draining:
+            if cursor is not None and set_back != topic.times_set_back:
+                set_back = topic.times_set_back
+                told = gap(str(cursor), None, SET_BACK)
+                cursor = EventId(cursor.epoch, topic.last)  # before others may publish
+                yield [told]
             if cursor is not None and cursor.epoch == topic.epoch and cursor.sequence >= topic.last:
                 break
             # Up to there everything was in the database before we look.

@@ -9,7 +9,7 @@ import trio
 
 from app.config.live import TopicSettings
 from app.live.buffers import Buffer
-from app.live.events import Burst, Event, EventId, gap
+from app.live.events import BEFORE_ALL, Burst, Event, EventId, gap
 from app.live.horizon import Head
 
 BEATS = 3
@@ -17,6 +17,8 @@ BEATS = 3
 _TAKEN_BYTES = 128 * 1024
 # Sent at once, to one that waits; so much may be left of it.
 _MOST_NOW_BYTES = 64 * 1024
+
+SET_BACK = "the database was set back"
 
 type Ended = Literal["shutdown", "slow"]
 type SendNow = Callable[[Burst], bool]
@@ -63,6 +65,10 @@ class Subscriber:
             self._wake()
         elif self.buffer.overflowed:
             self.end("slow")
+
+    def forget_after(self) -> None:
+        """What it had of this epoch says nothing about what comes."""
+        self._after = None
 
     def _has_had(self, id: EventId | None) -> bool:
         """One that comes from elsewhere may know more than has been delivered here."""
@@ -120,7 +126,7 @@ class Topic:
         self.name, self.settings = name, settings
         self.epoch = None if head is None else head.epoch
         self.last = 0 if head is None else head.sequence
-        self.users = self.delivered = 0
+        self.users = self.delivered = self.times_set_back = 0
         self._dropped = 0
         self.subscribers: dict[Subscriber, None] = {}
         self.blocked = self.draining = False
@@ -187,7 +193,20 @@ class Topic:
             reason = "behind the horizon" if self.epoch == event.id.epoch else "another epoch"
             notice = gap(str(EventId(self.epoch, self.last)), event.id, reason)
             self._deliver([notice])
+        elif event.id.sequence > 1:  # nobody had published to it when they came
+            self._deliver([gap(str(BEFORE_ALL), event.id, "behind the horizon")])
         self.epoch, self.last = event.id.epoch, event.id.sequence - 1
+
+    def set_back(self, sequence: int) -> None:
+        """The database is an earlier one of the same epoch, whose newest event that is: what follows has ids that
+        others had before."""
+        if self.epoch is None:
+            return
+        self._deliver([gap(str(EventId(self.epoch, self.last)), None, SET_BACK)])
+        for subscriber in self.subscribers:
+            subscriber.forget_after()
+        self.last = sequence
+        self.times_set_back += 1
 
     def drain(self) -> None:
         """Whoever subscribes is told to come again."""

@@ -310,6 +310,32 @@ async def test_behind_the_horizon_is_a_gap(room: Room, database: Database) -> No
         assert await client.read(1) == [10]
 
 
+async def test_what_was_trimmed_before_it_was_seen_is_a_gap_also_in_a_new_topic(room: Room, database: Database) -> None:
+    _, stored = await room.publish("b", 0, 1)
+    async with room.client("a") as client:
+        async with database.transaction() as transaction:
+            await transaction.execute("UPDATE live_events SET topic = 'a' WHERE sequence = 2")
+            await transaction.execute("UPDATE live_topics SET topic = 'a'")
+        told = {"after": "0-0", "before": stored, "reason": "behind the horizon"}
+        assert await client.read(2) == [("gap", told), 1]
+
+
+async def test_a_database_that_is_set_back_is_a_gap(room: Room, database: Database) -> None:
+    ids = await room.publish("a", *range(5))
+    async with room.client("a") as client, room.client("a", ids[0]) as resumed:
+        assert await resumed.read(4) == [1, 2, 3, 4]
+        async with database.transaction() as transaction:
+            await transaction.execute("DELETE FROM live_events WHERE sequence > 2")
+            await transaction.execute("UPDATE live_topics SET sequence = 2")
+        told = ("gap", {"after": ids[4], "before": None, "reason": "the database was set back"})
+        for one in (client, resumed):
+            assert await one.read(1) == [told]
+        again = await room.publish("a", "again")
+        assert again == [ids[2]]
+        for one in (client, resumed):
+            assert await one.read(1) == ["again"]
+
+
 async def test_from_before_the_first_event(room: Room, database: Database) -> None:
     async with room.client("a") as client:
         before = client.subscription.position

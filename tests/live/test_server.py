@@ -286,9 +286,9 @@ def test_publishing_by_websocket_has_the_deadline_of_a_request(folder: Path) -> 
     (folder / "short.toml").write_text(
         '[live.topics.flow]\npolicy = "block"\nbuffer_events = 1\npublish_by_websocket = true\n'
     )
-    environment: dict[str, Any] = {"SLUICE_CONFIG": str(folder / "short.toml"), "SLUICE_REQUEST_DEADLINE": "1"}
+    extra: dict[str, Any] = {"SLUICE_CONFIG": str(folder / "short.toml"), "SLUICE_REQUEST_DEADLINE": "1"}
     with (
-        running(folder, **environment) as server,
+        running(folder, **extra) as server,
         feed(server.port, "flow") as stalled,
         websocket(server.port, "flow") as socket,
     ):
