@@ -39,17 +39,21 @@ class Breaker:
             return "closed"
         return "open" if now < self._opened + self._settings.reset else "half-open"
 
-    def admit(self, now: float) -> Admission | None:
-        """None where no call may be made."""
+    def admits(self, now: float) -> bool:
+        """Whether a call may be made."""
         match self.state(now):
             case "open":
-                return None
+                return False
             case "half-open":
-                if self._probing:
-                    return None
-                self._probing = True
+                return not self._probing
             case "closed":
-                pass
+                return True
+
+    def admit(self, now: float) -> Admission | None:
+        """None where no call may be made."""
+        if not self.admits(now):
+            return None
+        self._probing = self._opened is not None
         return Admission(self._period)
 
     def succeeded(self, admission: Admission) -> None:

@@ -130,11 +130,27 @@ class _Connection(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's
     ) -> httpcore.AsyncNetworkStream:
+        """*Errors*: ConnectError of httpcore where TLS fails, ReadError where the connection ends in its handshake."""
         try:
             return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except httpcore.ConnectError as error:
+            await _close_all([self._stream])
+            if _is_of_tls(error):
+                raise
+            raise httpcore.ReadError("cut in its TLS handshake") from error
         except BaseException:
             await _close_all([self._stream])
             raise
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    """Whether TLS itself has failed, and not the connection below it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return not isinstance(cause, ssl.SSLEOFError)
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 async def _close_all(streams: Sequence[httpcore.AsyncNetworkStream]) -> None:

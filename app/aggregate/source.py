@@ -147,6 +147,9 @@ class Source:
     def _is_open(self, now: float) -> bool:
         return self._breaker is not None and self._breaker.state(now) == "open"
 
+    def _is_admitted(self) -> bool:
+        return self._breaker is None or self._breaker.admits(trio.current_time())
+
     async def _hedged(self, inquiry: Inquiry) -> bytes | Failure:
         """A call; where it takes its time also a second one. The first value counts, and the other call is ended."""
         hedge_after = self.settings.hedge_after
@@ -172,7 +175,7 @@ class Source:
             nursery.start_soon(first)
             with trio.move_on_after(hedge_after):
                 await over.wait()
-            if not over.is_set() and self._budget.spend():
+            if not over.is_set() and self._is_admitted() and self._budget.spend():
                 self._hedges += 1
                 await one(is_hedge=True)
         if not won:

@@ -125,14 +125,15 @@ class Upstream:
             call.say(http__response__status_code=response.status)
             if 200 <= response.status < 300:
                 return await self._value(response)
+            await _drain(response)
             location = _fields_of(response).get(b"location")
             if response.status in REDIRECTS and self._method == "GET" and location is not None:
                 return follow(url, location) or Failure("bad-redirect", blames=False)
-            await _drain(response)
             return self._refusal(response)
 
     async def _value(self, response: httpcore.Response) -> bytes | Failure:
         if response.status in {204, 205}:
+            await _drain(response)
             return b"null"
         fields, most = _fields_of(response), self._settings.max_bytes
         if not _may_be_json(fields):

@@ -53,6 +53,19 @@ def test_these_are(address: str) -> None:
     assert is_public(address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("192.0.0.9", "192.0.0.171", "::ffff:192.0.0.9", "64:ff9b::c000:9"),
+        *("2001::1", "2001:1::1", "2002:a00:1::", "2002:101:101::", "3fff::1"),
+    ],
+)
+def test_these_are_not_whatever_python_says(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (IPv4Address, IPv6Address):
+        monkeypatch.setattr(kind, "is_global", True)
+    assert not is_public(address)
+
+
 @settings(max_examples=200, deadline=None)
 @given(number=st.integers(0, 2**32 - 1), around=st.sampled_from(["::ffff:0:0/96", "64:ff9b::/96"]))
 def test_what_an_ipv4_address_is_packed_into_changes_nothing(number: int, around: str) -> None:

@@ -120,6 +120,33 @@ async def test_who_answers_in_time_is_not_hedged(tmp_path: Path) -> None:
         assert statistics(all).hedges == 0
 
 
+async def test_what_the_breaker_refuses_is_no_hedge(tmp_path: Path, mock_clock: MockClock) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if exchange.number == 1:
+            await exchange.answer(status=500)
+        else:
+            await probed.wait()
+            await exchange.answer(b"1")
+
+    probed, told = trio.Event(), list[Any]()
+    lines = ("hedge_after = '1s'", "breaker = {failures = 1, window = '10s', reset = '5s'}")
+    async with upstream(behave) as server, views(tmp_path, one_source(server.url, *lines)) as aggregate:
+        assert (await source(aggregate))["reason"] == "status 500"
+        mock_clock.jump(5)
+
+        async def probe() -> None:
+            told.append(await source(aggregate))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe)
+            await server.wait_frozen(lambda: len(server.asked) == 2)
+            mock_clock.jump(1)
+            await server.settle()
+            assert statistics(aggregate).hedges == 0
+            probed.set()
+        assert (told[0]["value"], told[0]["attempts"]) == (1, 1)
+
+
 async def test_the_first_call_may_win_from_its_hedge(tmp_path: Path) -> None:
     second = trio.Event()
 

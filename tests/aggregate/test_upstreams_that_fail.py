@@ -141,7 +141,34 @@ async def test_no_content_is_null(tmp_path: Path) -> None:
         await exchange.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     async with upstream(nothing) as server, views(tmp_path, one_source(server.url)) as aggregate:
-        assert (await source(aggregate))["value"] is None
+        assert [(await source(aggregate))["value"] for _ in range(3)] == [None] * 3
+        assert (len(server.asked), server.opened) == (3, 1)
+
+
+@pytest.mark.parametrize("body", [b"", b"<p>moved</p>"])
+async def test_a_redirect_does_not_cost_its_connection(body: bytes, tmp_path: Path) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if exchange.target == "/":
+            await exchange.answer(body, 302, "Location: /moved", kind="text/html")
+        else:
+            await exchange.answer(b"1")
+
+    async with upstream(behave) as server, views(tmp_path, one_source(server.url)) as aggregate:
+        assert [(await source(aggregate))["value"] for _ in range(3)] == [1] * 3
+        assert (len(server.asked), server.opened) == (6, 1)
+
+
+async def test_a_redirect_that_does_not_end_is_not_waited_for(tmp_path: Path) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if exchange.target == "/":
+            await exchange.send(b"HTTP/1.1 302 Found\r\nLocation: /moved\r\nContent-Length: 9\r\n\r\n")
+            await stall(exchange)
+        else:
+            await exchange.answer(b"1")
+
+    async with upstream(behave) as server, views(tmp_path, one_source(server.url)) as aggregate:
+        assert (await source(aggregate))["value"] == 1
+        assert server.opened == 2
 
 
 async def test_values_stay_as_they_are_written(tmp_path: Path) -> None:
