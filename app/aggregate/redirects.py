@@ -15,9 +15,7 @@ REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PORTS = {b"http": 80, b"https": 443}
 _OF_URLS = "%/:?#[]@!$&'()*+,;=~"
 # What a call says whoever it is to; the rest is the source's own, and is not told to others.
-_SAID_TO_ALL = frozenset(
-    (b"accept", b"accept-encoding", b"sluice-deadline", b"traceparent", b"tracestate", b"user-agent", b"x-request-id")
-)
+_SAID_TO_ALL = frozenset((b"accept", b"accept-encoding", b"traceparent", b"tracestate", b"user-agent", b"x-request-id"))
 
 
 def follow(url: httpcore.URL, location: bytes) -> httpcore.URL | None:

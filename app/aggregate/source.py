@@ -198,7 +198,7 @@ class Source:
         found: bytes | Failure | None = None
         try:
             with trio.move_on_after(seconds):
-                found = await self._upstream.call(inquiry.target, _with_deadline(inquiry.fields, seconds))
+                found = await self._upstream.call(inquiry.target, inquiry.fields)
             if found is None:
                 found = Failure(TIMEOUT, seconds >= self._timeout * _FAIR_SHARE or None, may_pass=True)
             return found
@@ -239,7 +239,3 @@ def _outcome_of(found: bytes | Failure | None) -> str:
         return "ok"
     said, _, status = found.reason.partition(" ")
     return f"{status[:1]}xx" if said == "status" else found.reason
-
-
-def _with_deadline(fields: Fields, seconds: float) -> Fields:
-    return (*fields, (b"sluice-deadline", b"%.3f" % max(seconds, 0.001)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from dataclasses import dataclass
@@ -119,17 +120,18 @@ class Upstream:
         self, url: httpcore.URL, fields: Fields, call: Span | Nothing
     ) -> bytes | Failure | httpcore.URL:
         host = f"{url.host.decode()}:{url.origin.port}"
-        request = httpcore.Request(self._method, url, headers=fields)
         again = self._method in IDEMPOTENT
-        async with self._hosts.permit(host), self._connections.response(request, again=again) as response:
-            call.say(http__response__status_code=response.status)
-            if 200 <= response.status < 300:
-                return await self._value(response)
-            await _drain(response)
-            location = _fields_of(response).get(b"location")
-            if response.status in REDIRECTS and self._method == "GET" and location is not None:
-                return follow(url, location) or Failure("bad-redirect", blames=False)
-            return self._refusal(response)
+        async with self._hosts.permit(host):
+            request = httpcore.Request(self._method, url, headers=(*fields, *_time_left()))
+            async with self._connections.response(request, again=again) as response:
+                call.say(http__response__status_code=response.status)
+                if 200 <= response.status < 300:
+                    return await self._value(response)
+                await _drain(response)
+                location = _fields_of(response).get(b"location")
+                if response.status in REDIRECTS and self._method == "GET" and location is not None:
+                    return follow(url, location) or Failure("bad-redirect", blames=False)
+                return self._refusal(response)
 
     async def _value(self, response: httpcore.Response) -> bytes | Failure:
         if response.status in {204, 205}:
@@ -158,6 +160,12 @@ class Upstream:
         passing = may_pass(response.status)
         denies = 400 <= response.status < 500 and not passing
         return Failure(f"status {response.status}", blames, passing, retry_after, denies)
+
+
+def _time_left() -> Fields:
+    """What the call's deadline leaves once it has its permit."""
+    seconds = trio.current_effective_deadline() - trio.current_time()
+    return () if seconds == math.inf else ((b"sluice-deadline", b"%.3f" % max(seconds, 0.001)),)
 
 
 def _said(method: str, url: httpcore.URL) -> Attributes:

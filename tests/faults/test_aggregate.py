@@ -61,7 +61,7 @@ def test_a_mistake_stops_the_start_and_names_the_key(tmp_path: Path) -> None:
     for command in ("serve", "check"):
         done = run(tmp_path, command, SLUICE_CONFIG="sluice.toml")
         assert done.returncode == 1
-        assert "sluice.toml: aggregate.v.sources.s.url: 'ftp://a/' is not allowed" in done.stderr
+        assert "sluice.toml: aggregate.v.sources.s.url: its value is not allowed: an address of HTTP" in done.stderr
 
 
 def test_a_check_shows_no_secret(tmp_path: Path) -> None:

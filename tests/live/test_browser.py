@@ -21,7 +21,10 @@ from tests.processes import run, running
 _SECONDS = 60
 _PAGE = """<!doctype html><title>live</title><script>
 const api = "http://127.0.0.1:PORT/api/live/";
-const tell = (what, told) => fetch("/told", {method: "POST", body: JSON.stringify([what, told])});
+let last = Promise.resolve();  // one after the other, for they are heard in the order in which they come
+const tell = (what, told) => {
+  last = last.then(() => fetch("/told", {method: "POST", body: JSON.stringify([what, told])}));
+};
 const source = new EventSource(api + "news");
 source.onopen = () => tell("open", null);
 source.addEventListener("tick", event => tell("source", [event.lastEventId, JSON.parse(event.data)]));
