@@ -83,7 +83,10 @@ class SluiceProcess:
 
     def wait(self, seconds: float = 30) -> int:
         """Its exit code."""
-        return self.process.wait(seconds)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.stderr()}") from None
 
     def wait_for_event(self, event: str, seconds: float = 10, count: int = 1) -> list[dict[str, Any]]:
         deadline = time.monotonic() + seconds
