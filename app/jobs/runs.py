@@ -22,7 +22,8 @@ from app.errors import (
 )
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope, current_request
-from app.flow.spans import span
+from app.flow.spans import NOTHING as NO_SPAN
+from app.flow.spans import Attributes, Nothing, Span, begin_trace, span
 from app.jobs.engine import Engine, Submitted
 from app.jobs.job import Ending, Job, Progress, cut, ended, ending_of, moved, told
 from app.jobs.results import Results
@@ -197,11 +198,9 @@ class Runs[C]:
     @contextmanager
     def _entered(self, job: Job) -> Generator[Run]:
         """The job is one of those that run; in a task of its own. What it logs bears the id of the request it is of."""
-        begun_by = current_request.get(None)
-        request = RequestScope(job.id) if begun_by is None else RequestScope(begun_by.id, begun_by.trace_id)
+        request, told = _own_request(job)
         current_request.set(request)
         run = self.running[job.id] = Run(job, request)
-        told = span("job", {"sluice.job": job.id, "sluice.task": job.task})
         self._came.set()
         self._gate.enter(request)
         try:
@@ -351,6 +350,18 @@ class Runs[C]:
                     _log.warning("end of a job not written yet", job=run.job.id, reason=error.internal or error.detail)
                 backoff.failed(trio.current_time())
                 await trio.sleep(backoff.wait(trio.current_time()))
+
+
+def _own_request(job: Job) -> tuple[RequestScope, Span | Nothing]:
+    """What a job is to log and traces: a part of the request that begins it; of none, where it is run again."""
+    said: Attributes = {"sluice.job": job.id, "sluice.task": job.task}
+    begun_by = current_request.get(None)
+    if begun_by is not None:
+        return RequestScope(begun_by.id, begun_by.trace_id), span("job", said)
+    trace, first = begin_trace(None)
+    if first is not None:
+        first.name, first.kind, first.attributes = "job", "internal", said
+    return RequestScope(job.id, None if trace is None else trace.trace_id), first or NO_SPAN
 
 
 async def _ending(submitted: Submitted) -> Ending:

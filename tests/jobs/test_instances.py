@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 import app.jobs.service
@@ -23,10 +24,13 @@ from app.errors import (
     QueryFailed,
     TaskFailed,
 )
+from app.flow.spans import recording
 from app.jobs.job import Job, new_job
 from app.jobs.results import ROW_BYTES
 from app.jobs.store import Store
 from app.storage.database import Database
+from app.telemetry.logs import _identify
+from tests.flow.test_spans import Kept
 from tests.jobs.conftest import TTL, Room, open_room
 from tests.jobs.engine import Engine
 
@@ -135,6 +139,25 @@ async def test_a_job_that_may_be_run_again_is_run_by_one_of_its_finders(room: Ro
         assert running.progress.done == 0
         call.end(b"2")
         assert (await other.jobs.wait(job.id, 20)).result == b"2"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_one_that_is_run_again_has_a_trace_of_its_own(room: Room, sampled: bool) -> None:
+    kept = Kept(sampled=sampled)
+    with recording(kept), structlog.testing.capture_logs([_identify]) as logs:
+        job = await left_behind(room.database, call=b"again")
+        await room.instance.find_dead(job.owner)
+        (await room.engine.call("again")).end(b"1")
+        await room.jobs.wait(job.id, 20)
+        while room.jobs.statistics().running:  # noqa: ASYNC110 - it tells nobody that it has left
+            await trio.sleep(0.001)
+    (line,) = [line for line in logs if line["event"] == "job"]
+    assert len(line["trace_id"]) == 32
+    assert bool(kept.spans) == sampled
+    if sampled:
+        told = kept.named("job")
+        assert (told.kind, told.parent, told.attributes["sluice.job"]) == ("internal", None, job.id)
+        assert {f"{one.tree.trace_id:032x}" for one in kept.spans} == {line["trace_id"]}
 
 
 async def test_a_job_that_was_run_again_is_not_run_a_third_time(room: Room, other: Room) -> None:
