@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,21 @@ def test_a_client_that_does_not_read_shows_as_such(server: SluiceProcess) -> Non
             lambda: [one["waits_on"] for one in _requests(_tree(server), "/api/report/large-report")] == ["peer"],
             "its request waits for it",
         )
+
+
+def test_of_a_thousand_requests_each_is_told(server: SluiceProcess) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for number in range(1000):
+            subscriber = stack.enter_context(RawClient(server.port))
+            subscriber.get(f"/api/live/topic-{number % 10}")
+            subscriber.read_head()
+        paths = Counter(one["name"] for one in _nodes(_tree(server)) if one["kind"] == "request")
+        assert paths == {f"GET /api/live/topic-{number}": 100 for number in range(10)} | {"GET /debug/tasks": 1}
+        # And they all go on: whoever looks at them holds up nobody for long.
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
 
 
 def test_what_is_idle_is_told_too(server: SluiceProcess) -> None:
