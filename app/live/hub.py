@@ -82,6 +82,8 @@ class Hub:
 
     async def _open(self, name: str) -> Topic:
         head = await self._heads.get(name)
+        if self.draining:  # nobody will enter, nor leave
+            raise _shutting_down()
         self.wake()
         return self._topics.setdefault(name, Topic(name, self.settings_of(name), head, self.wake))
 

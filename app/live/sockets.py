@@ -43,14 +43,24 @@ async def converse(live: Live, topic: str, subscription: Subscription, socket: S
     ``{"problem": …, "ref"}``. Where that is not allowed, whoever speaks is closed. seconds: that publishing may take.
     """
 
+    speaking = trio.Lock()  # two tasks do: a message is whole, and so is the last one before the end
+
+    async def say(message: str) -> None:
+        async with speaking:
+            await socket.send(message)
+
+    async def close(code: int, reason: str) -> None:
+        async with speaking:
+            await socket.close(code, reason)
+
     async def listen() -> None:
         try:
             while True:
                 said = await socket.receive()
                 if not live.settings_of(topic).publish_by_websocket:
-                    await socket.close(POLICY, "nothing is published to this topic by WebSocket")
+                    await close(POLICY, "nothing is published to this topic by WebSocket")
                     break
-                await socket.send(await _publish(live, topic, said, seconds))
+                await say(await _publish(live, topic, said, seconds))
         except EOFError:
             pass
         nursery.cancel_scope.cancel()
@@ -60,11 +70,11 @@ async def converse(live: Live, topic: str, subscription: Subscription, socket: S
         async with batches_of(subscription) as batches:
             async for batch in batches:
                 for event in batch:
-                    await socket.send(event.message)
+                    await say(event.message)
         if subscription.ended == "slow":
-            await socket.close(LATER, "events were not taken in time")
+            await close(LATER, "events were not taken in time")
         else:
-            await socket.close(RESTART, "the server is shutting down")
+            await close(RESTART, "the server is shutting down")
         nursery.cancel_scope.cancel()
 
 
