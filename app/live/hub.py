@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -11,6 +12,7 @@ import trio
 
 from app.config.live import LiveSettings, TopicSettings
 from app.errors import Overloaded, ShuttingDown, SluiceError
+from app.flow.request import RequestScope
 from app.live.events import Event, EventId
 from app.live.horizon import Head
 from app.live.store import Store
@@ -47,6 +49,7 @@ class Hub:
 
     def __init__(self, store: Store, heads: Lookup[Head], settings: LiveSettings) -> None:
         self.draining = False
+        self._requests: dict[RequestScope, None] = {}
         self._delivered = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._store = store
@@ -113,6 +116,23 @@ class Hub:
         self.draining = True
         for topic in self._topics.values():
             topic.drain()
+
+    @contextmanager
+    def cutting(self, request: RequestScope | None) -> Generator[None]:
+        """Of a subscriber, for as long as it is one."""
+        if request is None:
+            yield
+            return
+        self._requests[request] = None
+        try:
+            yield
+        finally:
+            del self._requests[request]
+
+    def cut(self) -> None:
+        """Ends those who have not taken what they were told: a drain does not wait for who does not read."""
+        for request in self._requests:
+            request.cancel("shutdown")
 
     def wake(self) -> None:
         """There may be something in the database that is not here."""

@@ -25,6 +25,9 @@ from app.live.upkeep import Upkeep
 from app.storage.database import Database
 from app.storage.lookup import open_lookup
 
+# What subscribers may take to take the end that they are told.
+_LAST_WORDS_SECONDS = 1.0
+
 type MakeSteps = Callable[[Sequence[str]], Derive]
 """What steps, as they are written, make of an event's data. *Errors*: ValueError where they are none."""
 
@@ -106,6 +109,8 @@ async def open_live(
         async def drain() -> None:
             await gate.wait_started()
             hub.drain()
+            await trio.sleep(_LAST_WORDS_SECONDS)
+            hub.cut()
 
         publisher = Publisher(store, derivations, published)
         for task in (publisher.run, hub.poll, hub.beat, upkeep.run, drain):

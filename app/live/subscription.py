@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from app.flow.request import current_request
 from app.live.events import BEFORE_ALL, Event, EventId, gap, parse_id
 from app.live.hub import Hub
 from app.live.store import Store
@@ -138,10 +139,11 @@ async def open_subscription(
     topic = await hub.enter(name)
     try:
         subscription = Subscription(hub, store, topic, position, send_now)
-        try:
-            yield subscription
-        finally:
-            subscription.close()
+        with hub.cutting(current_request.get(None)):
+            try:
+                yield subscription
+            finally:
+                subscription.close()
     finally:
         hub.leave(topic)
 

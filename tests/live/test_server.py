@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -376,3 +377,27 @@ def test_killed_and_resumed(kind: str, tmp_path: Path, request: pytest.FixtureRe
     assert [int(id.rpartition("-")[2]) for id in ids] == list(range(1, len(ids) + 1))
     assert len({id.partition("-")[0] for id in ids}) == 1
     assert set(acknowledged) <= set(ids)
+
+
+_UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def test_a_drain_does_not_wait_for_who_does_not_read(folder: Path) -> None:
+    """The other limits are so long that the server would not end in time."""
+    limits: dict[str, Any] = {"SLUICE_DRAIN_TIMEOUT": "5min", "SLUICE_STALL_TIMEOUT": "5min"}
+    with running(folder, **limits) as server, ExitStack() as stack:
+        for path, upgrade in (("/api/live/big", b""), ("/api/live/big/ws", _UPGRADE)):
+            stalled = stack.enter_context(socket.socket())
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect(("127.0.0.1", server.port))
+            stalled.sendall(b"GET %s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (path.encode(), upgrade))
+            assert stalled.recv(12).startswith(b"HTTP/1.1 ")
+        for _ in range(200):  # more than the sockets hold
+            publish(server.port, "big", "x" * 60_000)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        outcomes = [line["outcome"] for line in server.events("request") if line["method"] == "GET"][1:]
+        assert outcomes == ["shutdown", "shutdown"]
