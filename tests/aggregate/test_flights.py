@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -294,19 +295,25 @@ async def test_who_is_not_trusted_is_told(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def _reason_over_tls(serve: Callable[[trio.SocketStream], Awaitable[None]], tmp_path: Path) -> str:
+    """Why there is no value of a source that is called by TLS and answered by ``serve``."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}/"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        async with views(tmp_path, one_source(url)) as aggregate:
+            reason: str = (await source(aggregate))["reason"]
+        nursery.cancel_scope.cancel()
+    return reason
+
+
 @pytest.mark.parametrize("how", ["end", "reset"])
 async def test_a_handshake_that_is_cut_says_nothing_of_trust(how: str, tmp_path: Path) -> None:
     async def cut(stream: trio.SocketStream) -> None:
         await stream.receive_some(1 if how == "reset" else None)  # what is unread makes it a reset
         await stream.aclose()
 
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}/"
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, cut, [listener])
-        async with views(tmp_path, one_source(url)) as aggregate:
-            assert (await source(aggregate))["reason"] == "cut"
-        nursery.cancel_scope.cancel()
+    assert await _reason_over_tls(cut, tmp_path) == "cut"
 
 
 async def test_what_speaks_no_tls_is_told(tmp_path: Path) -> None:
@@ -314,13 +321,7 @@ async def test_what_speaks_no_tls_is_told(tmp_path: Path) -> None:
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await stream.receive_some()
 
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}/"
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, plain, [listener])
-        async with views(tmp_path, one_source(url)) as aggregate:
-            assert (await source(aggregate))["reason"] == "tls"
-        nursery.cancel_scope.cancel()
+    assert await _reason_over_tls(plain, tmp_path) == "tls"
 
 
 async def test_a_handshake_that_stalls_is_ended_with_its_connection(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from tests import processes
 from tests.bench.own import Sluice
 from tests.bench.peer import SOURCES, Server
 from tests.bench.process_group import has_ended, process_group, tail
-from tests.bench.targets import Target
-from tests.bench.wrk import REPORT_PATH, Requests, exactly, request_columns
+from tests.bench.wrk import report_pair
 from tests.mariadb import free_port
 
 SHARE = "0.1"
@@ -49,15 +48,12 @@ class SluiceTraced(Sluice):
         return super().environment(port) | given
 
 
-TRACED = Requests(
-    name="traced",
-    title="a user's report of 20 KB, 50 connections, one worker each: without traces, and with a tenth of them",
-    path=REPORT_PATH,
-    answer=lambda ground: exactly(ground.report),
-    peers=("sluice-mysql", "sluice-traced"),
-    reference="sluice-mysql",
-    columns=request_columns("untraced"),
-    targets=(
-        Target("requests/s ÷ untraced", "sluice-traced", "requests_per_second", to="sluice-mysql", at_least=0.85),
-    ),
+TRACED = report_pair(
+    "traced",
+    "a user's report of 20 KB, 50 connections, one worker each: without traces, and with a tenth of them",
+    without="sluice-mysql",
+    having="sluice-traced",
+    called="untraced",
+    target="requests/s ÷ untraced",
+    at_least=0.85,
 )

@@ -107,17 +107,31 @@ REPORT = Requests(
     ),
 )
 
-TELEMETRY = Requests(
-    name="telemetry",
-    title="the same report, with and without what is counted and logged of each request",
-    path=REPORT_PATH,
-    answer=lambda ground: exactly(ground.report),
-    peers=("sluice-quiet", "sluice-mysql"),
-    reference="sluice-quiet",
-    columns=request_columns("without"),
-    targets=(
-        Target("requests/s ÷ those without", "sluice-mysql", "requests_per_second", to="sluice-quiet", at_least=0.95),
-    ),
+
+def report_pair(
+    name: str, title: str, *, without: str, having: str, called: str, target: str, at_least: float
+) -> Requests:
+    """The report, of Sluice without something and having it: what that costs. called: the first, in columns."""
+    return Requests(
+        name=name,
+        title=title,
+        path=REPORT_PATH,
+        answer=lambda ground: exactly(ground.report),
+        peers=(without, having),
+        reference=without,
+        columns=request_columns(called),
+        targets=(Target(target, having, "requests_per_second", to=without, at_least=at_least),),
+    )
+
+
+TELEMETRY = report_pair(
+    "telemetry",
+    "the same report, with and without what is counted and logged of each request",
+    without="sluice-quiet",
+    having="sluice-mysql",
+    called="without",
+    target="requests/s ÷ those without",
+    at_least=0.95,
 )
 
 HELLO = Requests(
