@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Hashable
 from itertools import takewhile
 
@@ -15,7 +16,7 @@ class Timeouts[K: Hashable]:
     As the limit is the same for all, they expire in the order in which they came: entering and leaving cost a
     dictionary's insertion and deletion, not a timer. Bound: the keys are connections, bounded elsewhere.
 
-    now: Trio's clock; once it runs, without the way to it that `trio.current_time` takes each time.
+    now: seconds on a steady clock: Trio's, until it runs.
     """
 
     def __init__(self, seconds: float, expire: Callable[[K], None]) -> None:
@@ -47,16 +48,26 @@ class Timeouts[K: Hashable]:
 
     async def run(self) -> None:
         """Tells for as long as it runs."""
-        self.now = trio.lowlevel.current_clock().current_time
+        self._look_at_the_clock()
         while True:
             if not self._due:
                 self._came = trio.Event()
                 await self._came.wait()
             # Whoever was first may have left meanwhile; then this is a look too early, and that is all.
-            await trio.sleep_until(next(iter(self._due.values()), 0.0))
-            for key in self._late(trio.current_time()):
+            await trio.sleep(max(0.0, next(iter(self._due.values()), 0.0) - self.now()))
+            for key in self._late(self.now()):
                 if self._due.pop(key, None) is not None:  # an earlier one's end may have been this one's too
                     self._expire(key)
+
+    def _look_at_the_clock(self) -> None:
+        """Without what Trio adds to it, where time is nobody's to set."""
+        clock = trio.lowlevel.current_clock()
+        if type(clock).__name__ != "SystemClock":
+            self.now = clock.current_time
+            return
+        ahead = time.perf_counter() - self.now()
+        self.now = time.perf_counter
+        self._due = {key: due + ahead for key, due in self._due.items()}
 
     def _late(self, now: float) -> list[K]:
         return [key for key, _ in takewhile(lambda entry: entry[1] <= now, self._due.items())]

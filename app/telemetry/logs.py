@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -18,6 +18,7 @@ import structlog
 
 from app.flow.request import current_request
 from app.settings import LogLevel
+from app.telemetry.metrics import metrics
 from app.telemetry.outcomes import EndedRequest
 from app.telemetry.sink import Sink
 
@@ -47,7 +48,8 @@ def configure_logs(level: LogLevel = "info", *, apart: bool = True) -> None:
     _as_json = not sys.stderr.isatty()
     _tells_requests = number <= logging.INFO
     rendering = _json() if _as_json else _console()
-    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _encode_request, apart=apart)
+    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _take, apart=apart)
+    metrics.requests.settle = _sink.make_records
     atexit.register(_sink.drain, _LAST_LINES_SECONDS)
     stream = cast("TextIO", _sink)
     shared: list[structlog.typing.Processor] = [_identify, structlog.stdlib.add_log_level, _stamp]
@@ -95,68 +97,31 @@ _as_json = True
 _tells_requests = True
 
 
-class _RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
-    """ms, first_byte_ms: milliseconds since it came. bytes: of the answer's body."""
-
-    method: str
-    path: str
-    status: int | None
-    outcome: str
-    ms: float
-    first_byte_ms: float | None
-    bytes: int
-    client: str | None
-    event: str
-    request_id: str
-    trace_id: str | None = None
-    level: str = ""
-    timestamp: str = ""
+def request_ended(logger: Any, ended: EndedRequest) -> None:
+    """Counts ``ended``, and tells it as ``logger.info("request", …)``. Every request pays for this: where lines are
+    JSON, what it takes is done later, for many at once."""
+    if _sink is not None and _as_json:
+        _sink.put_record(ended)
+        return
+    metrics.requests.count([ended])
+    if _tells_requests:
+        said: dict[str, Any] = msgspec.to_builtins(ended)
+        logger.info("request", **{name: value for name, value in said.items() if name not in _ADDED})
 
 
-def log_request(logger: Any, ended: EndedRequest) -> None:
-    """``logger.info("request", …)``, which every request pays for: where lines are JSON, made later, with others."""
+# To every line, by the others' way.
+_ADDED = frozenset(("event", "request_id", "trace_id", "level", "timestamp"))
+
+
+def _take(requests: Sequence[EndedRequest]) -> bytes:
+    """Counts them, and makes their lines."""
+    metrics.requests.count(requests)
     if not _tells_requests:
-        return
-    if _sink is None or not _as_json:
-        line = _line(ended)
-        logger.info("request", **{name: getattr(line, name) for name in _SAID})
-        return
-    _sink.put_record(ended)
-
-
-def _encode_request(ended: EndedRequest) -> bytes:
-    line = _line(ended)
-    line.level, line.timestamp = "info", _rfc3339(ended.at)
+        return b""
     try:
-        encoded = _encoder.encode(line)
+        return _encoder.encode_lines(requests)
     except UnicodeEncodeError:
-        encoded = json.dumps(msgspec.to_builtins(line)).encode()
-    return encoded + b"\n"
-
-
-def _line(ended: EndedRequest) -> _RequestLine:
-    return _RequestLine(
-        ended.method,
-        ended.path,
-        ended.status,
-        ended.outcome,
-        _milliseconds(ended.seconds),
-        None if ended.first_byte is None else _milliseconds(ended.first_byte),
-        ended.sent,
-        ended.client,
-        "request",
-        ended.request_id,
-        ended.trace_id,
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    """To the microsecond. (`round` takes several times as long.)"""
-    return int(seconds * 1_000_000 + 0.5) / 1000
-
-
-# The others are added to every line.
-_SAID = _RequestLine.__struct_fields__[: _RequestLine.__struct_fields__.index("event")]
+        return b"".join(json.dumps(msgspec.to_builtins(one)).encode() + b"\n" for one in requests)
 
 
 def _identify(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -169,23 +134,10 @@ def _identify(_logger: object, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-_second: tuple[int, str] = (0, "")
-
-
 def _stamp(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The time (RFC 3339, UTC); its first part is made once a second."""
-    event["timestamp"] = _rfc3339(time.time_ns())
+    """The time (RFC 3339, UTC)."""
+    event["timestamp"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     return event
-
-
-def _rfc3339(at: int) -> str:
-    global _second  # noqa: PLW0603 - a clock is the process's
-    seconds, rest = divmod(at, 10**9)
-    known, text = _second
-    if known != seconds:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _second = (seconds, text)
-    return f"{text}.{rest // 1000:06d}Z"
 
 
 def _json() -> list[structlog.typing.Processor]:

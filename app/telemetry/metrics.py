@@ -5,10 +5,11 @@ For the event loop's thread.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
 import trio
 
@@ -28,7 +29,11 @@ UNMATCHED = "unmatched"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"))
 # Of combinations of method, route, status and outcome; past it, only the outcome is told.
 _MOST_SERIES = 2000
-_COUNTED_TOGETHER = 200
+
+_MILLISECONDS = tuple(seconds * 1000 for seconds in SECONDS)
+_kind = attrgetter("method", "route", "status", "outcome")
+_ms, _first_byte_ms = attrgetter("ms"), attrgetter("first_byte_ms")
+_bytes, _bytes_in, _sampled = attrgetter("bytes"), attrgetter("bytes_in"), attrgetter("sampled")
 
 type Reading = tuple[f.Family, tuple[str, ...], float | Histogram | Distribution]
 type Source = Callable[[], Iterable[Reading]]
@@ -37,49 +42,49 @@ type Source = Callable[[], Iterable[Reading]]
 class _Series:
     """Requests of one method and route that ended in one way."""
 
-    __slots__ = ("duration", "exemplars", "first_byte", "first_byte_total", "sent", "taken", "total")
+    __slots__ = ("duration", "exemplars", "first_byte", "sent", "taken")
 
     def __init__(self) -> None:
-        self.duration = [0] * (len(SECONDS) + 1)
-        self.first_byte = [0] * (len(SECONDS) + 1)
-        self.total = self.first_byte_total = 0.0
+        self.duration = Histogram(_MILLISECONDS)
+        self.first_byte = Histogram(_MILLISECONDS)
         self.sent = self.taken = 0
         self.exemplars: dict[int, Exemplar] = {}
 
+    def add(self, requests: Sequence[EndedRequest]) -> None:
+        """(Without a step of Python's own for each.)"""
+        self.duration.observe_all(map(_ms, requests))
+        self.first_byte.observe_all(ms for ms in map(_first_byte_ms, requests) if ms is not None)
+        self.sent += sum(map(_bytes, requests))
+        self.taken += sum(map(_bytes_in, requests))
+        if any(map(_sampled, requests)):
+            self._exemplify(requests)
+
+    def _exemplify(self, requests: Iterable[EndedRequest]) -> None:
+        for one in requests:
+            if one.sampled and one.trace_id is not None:
+                exemplar = Exemplar(one.trace_id, one.ms / 1000, one.timestamp.timestamp())
+                self.exemplars[self.duration.bucket_of(one.ms)] = exemplar
+
 
 class Requests:
-    """Requests that ended. Bound: `_MOST_SERIES`, and `_COUNTED_TOGETHER` that are not counted yet."""
+    """Requests that ended. Bound: `_MOST_SERIES`.
+
+    settle: called before it is read: those that have ended and are not counted yet now are.
+    """
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, int | None, str], _Series] = {}
         self._refused: Counter[tuple[int, str]] = Counter()
-        self._waiting: list[EndedRequest] = []
+        self._lock = threading.Lock()
+        self.settle: Callable[[], None] = lambda: None
 
-    def ended(self, request: EndedRequest) -> None:
-        """One more. Each request pays for this, and for less where many are counted together."""
-        waiting = self._waiting
-        waiting.append(request)
-        if len(waiting) >= _COUNTED_TOGETHER:
-            self._count()
-
-    def _count(self) -> None:
-        for one in self._waiting:
-            try:
-                series = self._series[one.method, one.route, one.status, one.outcome]
-            except KeyError:
-                series = self._new(one.method, one.route, one.status, one.outcome)
-            seconds, first_byte = one.seconds, one.first_byte
-            bucket = bisect_left(SECONDS, seconds)
-            series.duration[bucket] += 1
-            series.total += seconds
-            if first_byte is not None:
-                series.first_byte[bisect_left(SECONDS, first_byte)] += 1
-                series.first_byte_total += first_byte
-            series.sent += one.sent
-            series.taken += one.taken
-            if one.trace_id is not None and one.sampled:
-                series.exemplars[bucket] = Exemplar(one.trace_id, seconds, one.at / 1e9)
-        self._waiting.clear()
+    def count(self, requests: Sequence[EndedRequest]) -> None:
+        """So many more; also from another thread."""
+        with self._lock:
+            kinds = Counter(map(_kind, requests))
+            for kind in kinds:
+                alike = requests if len(kinds) == 1 else [one for one in requests if _kind(one) == kind]
+                (self._series.get(kind) or self._new(*kind)).add(alike)
 
     def refused(self, error: SluiceError) -> None:
         """One more that did not get to the application, and of which nothing else is known."""
@@ -92,14 +97,18 @@ class Requests:
         return self._series.setdefault(key, _Series())
 
     def add_to(self, snapshot: Snapshot) -> None:
-        self._count()
+        self.settle()
+        with self._lock:
+            self._add_to(snapshot)
+
+    def _add_to(self, snapshot: Snapshot) -> None:
         for (method, route, status, outcome), series in self._series.items():
             where = (method, route)
-            add(snapshot, f.REQUESTS, (*where, str(status or "none"), outcome), float(sum(series.duration)))
-            add(
-                snapshot, f.DURATION, where, Distribution(series.duration.copy(), series.total, series.exemplars.copy())
-            )
-            add(snapshot, f.FIRST_BYTE, where, Distribution(series.first_byte.copy(), series.first_byte_total))
+            duration = _in_seconds(series.duration)
+            duration.exemplars = series.exemplars.copy()
+            add(snapshot, f.REQUESTS, (*where, str(status or "none"), outcome), float(sum(duration.counts)))
+            add(snapshot, f.DURATION, where, duration)
+            add(snapshot, f.FIRST_BYTE, where, _in_seconds(series.first_byte))
             add(snapshot, f.RESPONSE_BYTES, where, float(series.sent))
             add(snapshot, f.REQUEST_BYTES, where, float(series.taken))
         for (status, outcome), count in self._refused.items():
@@ -143,6 +152,10 @@ def _told(value: float | Histogram | Distribution) -> Value:
         return Distribution(value.counts.copy(), value.total)
     # A bool would do here, and not among siblings, whom it is written to.
     return value if isinstance(value, Distribution) else float(value)
+
+
+def _in_seconds(milliseconds: Histogram) -> Distribution:
+    return Distribution(milliseconds.counts.copy(), milliseconds.total / 1000)
 
 
 def requests_measures(gate: DrainGate, jobs: Callable[[], int]) -> Iterable[Reading]:

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 _MOST_BYTES = 1024 * 1024
-# Under load lines leave together, so often; for a thread that wakes up takes the event loop's turn.
-_PAUSE_SECONDS = 0.01
-_WRITE_BYTES = 64 * 1024
+# Under load lines leave together, so often, or when there are so many: each time that a thread has to get hold of the
+# interpreter, the event loop stands still for longer than all that the lines take.
+_PAUSE_SECONDS = 0.05
+_MANY_BYTES = 256 * 1024
 # Made one after the other, lines take a part of the time that each takes by itself.
 _MADE_TOGETHER = 64
 
@@ -21,17 +22,17 @@ _MADE_TOGETHER = 64
 class Sink[R]:
     """Lines on their way to ``descriptor``, written by a thread of its own.
 
-    tell: makes the line that says how many were dropped. make: makes that of a record; it must not raise. apart: False
-    where whoever logs may wait, and writes itself.
+    tell: makes the line that says how many were dropped. make: makes those of records, one line each; it must not
+    raise. apart: False where whoever logs may wait, and writes itself.
 
-    Bound: `_MOST_BYTES`, and `_MADE_TOGETHER` records; a line past it is dropped, and how many were is told at their
-    place once the descriptor takes lines again. Lines leave in the order in which they came, into a pipe each as a
-    whole, also where others write into it; what cannot be written, because the disk is full or nobody is at the other
-    end, is lost.
+    Bound: `_MOST_BYTES`, and `_MADE_TOGETHER` records; lines past it are dropped, those that were made together at
+    once, and how many were is told at their place once the descriptor takes lines again. Lines leave in the order in
+    which they came, into a pipe each as a whole, also where others write into it; what cannot be written, because the
+    disk is full or nobody is at the other end, is lost.
     """
 
     def __init__(
-        self, descriptor: int, tell: Callable[[int], bytes], make: Callable[[R], bytes], *, apart: bool = True
+        self, descriptor: int, tell: Callable[[int], bytes], make: Callable[[Sequence[R]], bytes], *, apart: bool = True
     ) -> None:
         self._descriptor = descriptor
         self._tell = tell
@@ -41,17 +42,19 @@ class Sink[R]:
         self._lock = threading.RLock()
         self._records: deque[R] = deque()
         self._making = threading.Lock()
-        self._lines: list[bytes] = []
+        self._lines: list[bytes] = []  # each a line, or several of them
         self._size = 0
         self._dropped = 0
         self._thread: threading.Thread | None = None
         self._sleeps = True
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
+        # Locks that the thread waits for, and others release: an event's wait takes the interpreter several times.
+        self._wake = _held()
+        self._hurry = _held()
+        self._hurries = False
         self._idle = threading.Event()
         self._idle.set()
         is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
-        self._most_at_once = select.PIPE_BUF if is_pipe else _WRITE_BYTES
+        self._most_at_once = select.PIPE_BUF if is_pipe else _MANY_BYTES
 
     def put(self, line: bytes) -> None:
         """Writes ``line``, which ends with its line break, soon. From any thread; never blocks."""
@@ -59,14 +62,14 @@ class Sink[R]:
             _write(self._descriptor, line)
             return
         self._make_lines()  # of what came before it
-        self._add([line])
+        self._add(line)
         if self._sleeps:
             self._wake_up()
 
     def put_record(self, record: R) -> None:
         """`put` of the line that is made of ``record``, with those of others. For one thread, the event loop's."""
         if not self._apart:
-            _write(self._descriptor, self._make(record))
+            _write(self._descriptor, self._make([record]))
             return
         self._records.append(record)
         if self._sleeps:
@@ -74,23 +77,35 @@ class Sink[R]:
         elif len(self._records) >= _MADE_TOGETHER:
             self._make_lines()
 
+    def make_records(self) -> None:
+        """Makes what is made of the records there are, now."""
+        with self._making:
+            self._make_all()
+
     def _make_lines(self) -> None:
-        """Of all records there are; where another thread is at it, that one does it."""
-        records = self._records
-        while records and self._making.acquire(blocking=False):
+        """Likewise; where another thread is at it, that one does it."""
+        while self._records and self._making.acquire(blocking=False):
             try:
-                self._add([self._make(records.popleft()) for _ in range(len(records))])
+                self._make_all()
             finally:
                 self._making.release()
 
-    def _add(self, lines: Sequence[bytes]) -> None:
+    def _make_all(self) -> None:
+        records = self._records
+        if records:
+            self._add(self._make([records.popleft() for _ in range(len(records))]))
+
+    def _add(self, lines: bytes) -> None:
+        if not lines:
+            return
         with self._lock:
-            for line in lines:
-                if self._size + len(line) > _MOST_BYTES:
-                    self._dropped += 1
-                else:
-                    self._lines.append(line)
-                    self._size += len(line)
+            if self._size + len(lines) > _MOST_BYTES:
+                self._dropped += lines.count(b"\n")
+            else:
+                self._lines.append(lines)
+                self._size += len(lines)
+            if self._size >= _MANY_BYTES and self._hurry.locked():
+                self._hurry.release()
 
     def _wake_up(self) -> None:
         with self._lock:
@@ -98,7 +113,7 @@ class Sink[R]:
                 return
             self._sleeps = False
             self._idle.clear()
-        self._wake.set()
+        self._wake.release()
         if self._thread is None:
             self._start()
 
@@ -112,7 +127,10 @@ class Sink[R]:
 
     def drain(self, seconds: float) -> bool:
         """Blocks until all has been written, for ``seconds`` at most; whether it has. For the end of a process."""
-        self._hurry.set()
+        with self._lock:
+            self._hurries = True
+            if self._hurry.locked():
+                self._hurry.release()
         return self._idle.wait(seconds)
 
     def _start(self) -> None:
@@ -125,11 +143,11 @@ class Sink[R]:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
+            self._wake.acquire()
             self._write_all()
             # An answer's line is there as soon as the answer; those of a crowd come together.
-            self._hurry.wait(_PAUSE_SECONDS)
+            if not self._hurries:
+                self._hurry.acquire(timeout=_PAUSE_SECONDS)
 
     def _write_all(self) -> None:
         while True:
@@ -144,7 +162,7 @@ class Sink[R]:
                         continue
                     self._idle.set()
                     return
-            for piece in _pieces(lines, self._most_at_once):
+            for piece in _pieces(b"".join(lines), self._most_at_once):
                 _write(self._descriptor, piece)
                 with self._lock:
                     self._size -= len(piece)
@@ -152,18 +170,21 @@ class Sink[R]:
                 _write(self._descriptor, self._tell(dropped))
 
 
-def _pieces(lines: Sequence[bytes], most: int) -> Iterator[bytes]:
-    """``lines`` joined to pieces of up to ``most`` bytes; a longer line is one by itself."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if piece and size + len(line) > most:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    if piece:
-        yield b"".join(piece)
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _pieces(lines: bytes, most: int) -> Iterator[bytes]:
+    """``lines`` in pieces of whole lines, up to ``most`` bytes each; a longer line is one by itself."""
+    start = 0
+    while len(lines) - start > most:
+        end = lines.rfind(b"\n", start, start + most) + 1 or lines.find(b"\n", start + most) + 1 or len(lines)
+        yield lines[start:end]
+        start = end
+    if start < len(lines):
+        yield lines[start:]
 
 
 def _write(descriptor: int, data: bytes) -> None:

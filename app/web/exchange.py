@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from time import time_ns
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -17,15 +17,14 @@ from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
-from app.telemetry.logs import log_request
-from app.telemetry.metrics import UNMATCHED, metrics
-from app.telemetry.outcomes import EndedRequest, Outcome, outcome_of
+from app.telemetry.logs import request_ended
+from app.telemetry.metrics import UNMATCHED
+from app.telemetry.outcomes import EndedRequest, Outcome, milliseconds, outcome_of
 from app.web.request_span import end_request_span
 from app.wire.asgi import ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
-_requests = metrics.requests
 
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
@@ -291,27 +290,27 @@ class Exchange:
 
     def log(self, outcome: Outcome) -> None:
         """In the log and the metrics."""
-        scope, request, came = self.scope, self.request, self.came
-        client, method, sent = scope.get("client"), self._method, self.body_bytes + request.sent_now
-        status = _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status
+        scope, request, trace, came, first_byte = self.scope, self.request, self.trace, self.came, self._first_byte
+        client = scope.get("client")
         ended = EndedRequest(
-            method,
+            self._method,
             scope["path"],
             scope.get(ROUTE, UNMATCHED),
-            status,
+            _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
             outcome,
-            self._clock() - came,
-            None if self._first_byte is None else self._first_byte - came,
-            sent,
-            self.taken,
+            milliseconds(self._clock() - came),
+            None if first_byte is None else milliseconds(first_byte - came),
+            self.body_bytes + request.sent_now,
             client[0] if client else None,
             request.id,
+            datetime.now(UTC),
+            "request",
+            "info",
+            self.taken,
             request.trace_id,
-            self.trace is not None and self.trace.flags == "01",
-            time_ns(),
+            trace is not None and trace.flags == "01",
         )
-        _requests.ended(ended)
-        log_request(_log, ended)
+        request_ended(_log, ended)
 
     def end_span(self, outcome: Outcome, error: SluiceError | None) -> None:
         """Of one that has a span. error: as for `outcome`."""

@@ -230,6 +230,7 @@ async def test_a_request_is_one_line_with_outcome_times_and_bytes(autojump_clock
             "request_id": "id-1",
             "method": "GET",
             "path": "/a\nb",
+            "route": "unmatched",
             "status": 200,
             "outcome": "ok",
             "ms": 5000.0,
