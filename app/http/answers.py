@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import msgspec
+
 type Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -22,8 +24,7 @@ class OpenFile(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(slots=True)
-class FilePart:
+class FilePart(msgspec.Struct):
     """Bytes ``start`` up to ``stop`` of ``file``, which whoever sends them closes."""
 
     file: OpenFile
@@ -31,8 +32,7 @@ class FilePart:
     stop: int
 
 
-@dataclass(slots=True)
-class Streamed:
+class Streamed(msgspec.Struct):
     """A body that is made while it is sent.
 
     chunks: opened when it is sent, and closed however that ends. An error before the first chunk is still answered as
@@ -43,8 +43,7 @@ class Streamed:
     trailers: Callable[[], Fields] | None = None
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """headers: names in lower case, without ``Content-Length``, which follows from the body; a tuple where many answers
     have the same."""
 

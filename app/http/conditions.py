@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from app.errors import BadRequest
 from app.http.dates import parse_date
@@ -17,8 +18,7 @@ _ELEMENT = re.compile(_TAG)
 _LIST = re.compile(rf"[ \t,]*+{_TAG}(?:[ \t]*+,[ \t,]*+{_TAG})*+[ \t,]*+")
 
 
-@dataclass(slots=True)
-class Validators:
+class Validators(msgspec.Struct):
     """What identifies the selected representation.
 
     tag: its strong entity tag, quotes included.

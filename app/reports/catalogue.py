@@ -66,19 +66,18 @@ async def open_catalogue(database: Database, keep_versions: int) -> AsyncGenerat
 class Catalogue:
     """Finds, replaces and removes entries.
 
+    find: the newest entry of a user.
+
     *Errors*: DatabaseUnavailable, QueryFailed. *Cancellation*: ends the query, a shared one with its last caller.
     """
 
     def __init__(self, database: Database, lookup: Lookup[Entry], keep_versions: int) -> None:
         self._database = database
         self._lookup = lookup
+        self.find: Callable[[str], Awaitable[Entry | None]] = lookup.get
         self._keep_versions = keep_versions
 
     # -- finding -------------------------------------------------------------------------------------------------------
-
-    def find(self, user_id: str) -> Awaitable[Entry | None]:
-        """The newest."""
-        return self._lookup.get(user_id)
 
     async def find_version(self, user_id: str, version: int) -> Entry | None:
         current = await self.find(user_id)

@@ -15,17 +15,18 @@ from app.reports.service import Report
 def report_fields(report: Report) -> Fields:
     """Of the whole of it."""
     validators = report.validators
-    return _fields_of(report.user_id, report.media_type, validators.tag, _told(validators.modified))
+    return _fields_of(report.user_id, report.media_type, validators.tag, _told(validators))
 
 
 def validator_fields(validators: Validators) -> Fields:
     """Of an answer that says only what it would be."""
-    return _validator_fields_of(validators.tag, _told(validators.modified))
+    return _validator_fields_of(validators.tag, _told(validators))
 
 
-def _told(modified: int) -> int:
+def _told(validators: Validators) -> int:
     """Never later than Date (RFC 9110 8.8.2.1)."""
-    return min(modified, int(time.time()))
+    modified = validators.modified
+    return modified if validators.modified_is_strong else min(modified, int(time.time()))
 
 
 # The same for each request of a report, which is made anew for each: a thousand of them are kept.

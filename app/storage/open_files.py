@@ -114,8 +114,9 @@ class OpenFiles:
     def __init__(self, size: int = _MOST_OPEN) -> None:
         self._size = size
         self._files: OrderedDict[str, OpenFile] = OrderedDict()  # the least recently used one first
+        self._open: set[OpenFile] = set()
         self._closed = False
-        self._open = self._leases = self._hits = 0
+        self._hits = 0
         self.misses = 0
         # Counts the times that a file was changed or removed: what was found by a look that began before is not kept.
         self.generation = 0
@@ -159,7 +160,7 @@ class OpenFiles:
         """Keeps what is at ``path`` no longer."""
         if (file := self._files.pop(path, None)) is not None:
             file.kept = False
-            self._close_unused(file)
+            self.close_unused(file)
 
     def forget(self, changed: tuple[int, int] | None) -> None:
         """Keeps the file with this `file_id` no longer, whatever its paths, nor anything that is being looked for."""
@@ -175,18 +176,9 @@ class OpenFiles:
                 break
             self.drop(path)
 
-    def lease(self, file: OpenFile) -> None:
-        """One more user of ``file``, which is new or open."""
-        if not file.leases and not file.kept:
-            self._open += 1
-        file.leases += 1
-        self._leases += 1
-
-    def release(self, file: OpenFile) -> None:
-        """One user less."""
-        file.leases -= 1
-        self._leases -= 1
-        self._close_unused(file)
+    def add(self, file: OpenFile) -> None:
+        """``file`` is a new one, about to get its first lease."""
+        self._open.add(file)
 
     def close(self) -> None:
         """Closes what nobody uses, and keeps nothing from now on. Idempotent."""
@@ -195,13 +187,20 @@ class OpenFiles:
             self.drop(path)
 
     def statistics(self) -> OpenFilesStatistics:
-        return OpenFilesStatistics(self._open, len(self._files), self._size, self._leases, self._hits, self.misses)
+        return OpenFilesStatistics(
+            open=len(self._open),
+            kept=len(self._files),
+            size=self._size,
+            leases=sum(file.leases for file in self._open),
+            hits=self._hits,
+            misses=self.misses,
+        )
 
-    def _close_unused(self, file: OpenFile) -> None:
+    def close_unused(self, file: OpenFile) -> None:
         if not file.leases and not file.kept:
             os.close(file.descriptor)
             file.descriptor = -1
-            self._open -= 1
+            self._open.remove(file)
 
 
 def is_stale(began: float, now: float) -> bool:
@@ -230,7 +229,9 @@ class Blob:
         self.modified_ns = file.modified_ns
         self.identity = file.identity
         self.head = file.head
-        files.lease(file)
+        if not (file.leases or file.kept):
+            files.add(file)
+        file.leases += 1
 
     @property
     def descriptor(self) -> int:
@@ -278,11 +279,11 @@ class Blob:
         if self._descriptor < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         # A lease of its own: were the file closed meanwhile, its number could already be another file's.
-        self._files.lease(self._file)
+        self._file.leases += 1
         try:
             data = await self._threads.run(partial(_read, self._descriptor, start, stop))
         finally:
-            self._files.release(self._file)
+            self._release()
         if len(data) < stop - start:
             self._file.suspect()
             raise BlobTruncated("the report became shorter while it was sent")
@@ -312,7 +313,13 @@ class Blob:
         if self._descriptor >= 0:
             self._descriptor = -1
             self._fixed = False
-            self._files.release(self._file)
+            self._release()
+
+    def _release(self) -> None:
+        file = self._file
+        file.leases -= 1
+        if not (file.leases or file.kept):
+            self._files.close_unused(file)
 
 
 def _reads_nowait(descriptor: int) -> bool:

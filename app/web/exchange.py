@@ -21,7 +21,7 @@ from app.telemetry.logs import request_ended
 from app.telemetry.metrics import UNMATCHED
 from app.telemetry.outcomes import EndedRequest, Outcome, milliseconds, outcome_of
 from app.web.request_span import end_request_span
-from app.wire.asgi import ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.wire.asgi import NOTHING, ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
@@ -227,28 +227,44 @@ class Exchange:
         if not last:
             request.end_moving()
 
-    async def _send_whole(self, message: Message) -> None:
-        request, body = self.request, message["body"]
-        if request.has_ended:
-            await trio.lowlevel.checkpoint()
-        offered = WHOLE in self.scope["extensions"]
-        if offered:
-            message["own"], message["close"] = self._own(), self._closes
+    def _send_whole(self, message: Message) -> Awaitable[None]:
+        if self.request.has_ended:
+            return self._send_late(message)
+        return self._send_now(message)
+
+    async def _send_late(self, message: Message) -> None:
+        """Of a request that was ended, unless this is the answer that says so."""
+        await trio.lowlevel.checkpoint()
+        await self._send_now(message)
+
+    def _send_now(self, message: Message) -> Awaitable[None]:
+        scope = self.scope
+        self.body_bytes = 0 if scope["method"] == "HEAD" else len(message["body"])
+        if WHOLE in scope["extensions"]:
+            message["own"], message["close"] = self._own_lines(), self._closes
+            self._begin(message["status"])
+            sending = self._send(message)
+            if sending is NOTHING:
+                self.finished = True
+                return NOTHING
         else:
             self._complete(message)
-        self._begin(message["status"])
+            self._begin(message["status"])
+            sending = self._send_as_parts(message)
         self.finishing = self.peer is None
-        self.body_bytes = 0 if self.scope["method"] == "HEAD" else len(body)
-        request.begin_moving()
-        if offered:
-            await self._send(message)
-        else:
-            headers, status = message["headers"], message["status"]
-            if self._length() is None and status not in {204, 304}:
-                headers = [*headers, (b"content-length", b"%d" % len(body))]
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self.request.begin_moving()
+        return self._finish_after(sending)
+
+    async def _finish_after(self, sending: Awaitable[None]) -> None:
+        await sending
         self.finished = True
+
+    async def _send_as_parts(self, message: Message) -> None:
+        headers, status, body = message["headers"], message["status"], message["body"]
+        if self._length() is None and status not in {204, 304}:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _begin(self, status: int) -> None:
         self.status = status
@@ -280,6 +296,10 @@ class Exchange:
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.traceparent.encode()))
         return headers
+
+    def _own_lines(self) -> bytes:
+        line = b"x-request-id: %b\r\n" % self.request.id.encode()
+        return line if self.trace is None else b"%btraceparent: %b\r\n" % (line, self.trace.traceparent.encode())
 
     @property
     def _closes(self) -> bool:

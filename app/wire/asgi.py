@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, Protocol
 
 import trio
@@ -19,8 +19,9 @@ WHOLE = "sluice.response"
 """The extension by which an answer whose body is at hand is sent in one message of that type: status, headers, body.
 
 What headers come to that are a tuple is remembered, for answers that are given again and again. ``own``, where it is
-there, are headers of this answer alone, in lower case, none about the message or its date. ``close``: where it is true
-no further request is taken."""
+there, are the lines of headers of this answer alone, as they go out, none about the message or its date. ``close``:
+where it is true no further request is taken. What goes without waiting is sent when ``send`` is called, and `NOTHING`
+returned if that was all."""
 ROUTE = "sluice.route"
 """The member of a scope under which the application says which route the request went to: its path as a template."""
 ZERO_COPY = "http.response.zerocopysend"
@@ -29,6 +30,16 @@ ZERO_COPY = "http.response.zerocopysend"
 TRAILERS = "http.response.trailers"
 """ASGI's extension by which fields follow the body; a server of ours offers it where the client takes them."""
 
+
+class _Nothing:
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None]:
+        return iter(())  # type: ignore[return-value] # which ends as a generator does that yields nothing
+
+
+NOTHING: Awaitable[None] = _Nothing()
+"""There is nothing to wait for: a coroutine for that would cost more than what has been done."""
 
 type SendNow = Callable[[bytes], bool]
 """Sends a part of the body of an answer that has begun, while no ``send`` runs, as far as that goes without waiting;

@@ -148,8 +148,25 @@ class Connection:
         *Cancellation*: closes. *Errors*: none but the application's own, after which it is closed.
         """
         handed_over = None
+        self._shared.open.add(self)
         try:
-            handed_over = await self._serve()
+            try:
+                with self._scope:  # one for all its requests: the first of them that is cancelled is the last
+                    # (Here, for each coroutine between a request's task and what it waits for costs each request.)
+                    while (head := await self._next_head()) is not None:
+                        if head.upgrade == b"websocket" and head.method == "GET":
+                            handed_over = self._inbound.last_head + self._inbound.rest()
+                            break
+                        if not await self._exchange(head):
+                            break
+                    else:
+                        handed_over = self._inbound.rest() if self._inbound.is_http2 else None
+            except SluiceError as error:  # what was sent is no request
+                self._refused = error
+            if self._refused is not None:
+                await self._refuse(self._refused)
+            if self._lingers:
+                await self._linger()
         except (Gone, Stalled):
             pass
         finally:
@@ -179,30 +196,11 @@ class Connection:
         self._refused = RequestTimeout(f"the request's head took more than {seconds:g} s")
         self._scope.cancel()
 
-    async def _serve(self) -> bytes | None:
-        self._shared.open.add(self)
-        rest = None
-        try:
-            with self._scope:  # one for all its requests: the first of them that is cancelled is the last
-                rest = await self._serve_requests()
-        except SluiceError as error:  # what was sent is no request
-            self._refused = error
-        if self._refused is not None:
-            answering = self._answering
-            answer = refuse(self._refused, self._base.get("client"), unseen=answering is None).as_http1(answering)
-            await self._transport.send(self._transport.write((answer,)))
-            self._lingers = True
-        if self._lingers:
-            await self._linger()
-        return rest
-
-    async def _serve_requests(self) -> bytes | None:
-        while (head := await self._next_head()) is not None:
-            if head.upgrade == b"websocket" and head.method == "GET":
-                return self._inbound.last_head + self._inbound.rest()
-            if not await self._exchange(head):
-                return None
-        return self._inbound.rest() if self._inbound.is_http2 else None
+    async def _refuse(self, error: SluiceError) -> None:
+        answering = self._answering
+        answer = refuse(error, self._base.get("client"), unseen=answering is None).as_http1(answering)
+        await self._transport.send(self._transport.write((answer,)))
+        self._lingers = True
 
     async def _next_head(self) -> RequestHead | None:
         """None at the end, of whichever side, and where the client speaks HTTP/2."""

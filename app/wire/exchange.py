@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from app.errors import RequestTimeout
-from app.wire.asgi import PEER, TRAILERS, WHOLE, ZERO_COPY, Message, Scope
+from app.wire.asgi import NOTHING, PEER, TRAILERS, WHOLE, ZERO_COPY, Message, Scope
 from app.wire.http1 import Inbound, RequestHead
 from app.wire.response import CONTINUE, Buffer, Fields, Response
 from app.wire.transport import READ_BYTES, TURNS, Gone, Stalled, Transport
@@ -175,15 +175,19 @@ class Exchange:
             self.peer_left()
         return not self._unsent
 
-    async def _send_whole(self, message: Message) -> None:
-        self._start = message
+    def _send_whole(self, message: Message) -> Awaitable[None]:
         close = message.get("close", False) or (not self._inbound.body_done and self.leaves_too_much)
         buffers = self.response.at_once(
-            message["status"], message["headers"], message["body"], close=close, own=message.get("own", ())
+            message["status"], message["headers"], message["body"], close=close, own=message.get("own", b"")
         )
         self.started = True
         if (left := self._put(buffers)) is not None:
-            await left
+            return self._finish_after(left)
+        self._finish()
+        return NOTHING
+
+    async def _finish_after(self, sending: Awaitable[None]) -> None:
+        await sending
         self._finish()
 
     async def _send_part(self, message: Message) -> None:

@@ -8,9 +8,11 @@ end only after all that was sent before it.)
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
+
+from app.wire.asgi import NOTHING
 
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -29,22 +31,24 @@ class Watched:
         self.ready = False
         self._task: trio.lowlevel.Task | None = None
 
-    async def readable(self) -> None:
+    def readable(self) -> Awaitable[object]:
         """Returns when something may have come since the last time: read until there is no more, then wait again.
 
-        One task at a time. *Cancellation*: harmless.
+        One task at a time, which awaits it as it calls it. *Cancellation*: harmless.
         """
-        if not self.ready:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        self.ready = False
+        if self.ready:
+            self.ready = False
+            return NOTHING
+        self._task = trio.lowlevel.current_task()
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105 - whoever calls awaits it
 
     def wake(self) -> None:
         """Lets `readable` return, now or the next time."""
-        self.ready = True
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
+        task, self._task = self._task, None
+        if task is None:
+            self.ready = True
+        else:
+            trio.lowlevel.reschedule(task)
 
     def leave(self) -> None:
         """The peer has left."""

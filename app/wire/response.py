@@ -45,37 +45,37 @@ class Response:
         self.until_close = False
 
     def begin(
-        self, status: int, fields: Fields, *, size: int | None, close: bool, trailers: bool, own: Fields = ()
+        self, status: int, fields: Fields, *, size: int | None, close: bool, trailers: bool, own: bytes = b""
     ) -> bytes:
         """The head. size: of the whole body, where it is known though the fields don't say it.
 
-        close: no further request is taken. trailers: may follow the body. fields: what they come to is remembered
-        where they are a tuple, which an application gives again and again. own: those of this answer alone, in lower
-        case, none of them about the message or its date.
+        close: no further request is taken. trailers: may follow the body. own: lines of further fields, none of them
+        about the message or its date.
         *Errors*: BadAnswer, for what would be another message than was meant.
         """
-        if not 200 <= status <= 999:
-            raise BadAnswer(f"{status} is no status of an answer")
-        section = _remembered(cast("Fields", fields)) if type(fields) is tuple else _section(fields)
-        text = section.text
-        length, close = section.length, close or section.closes
-        if own:
-            text += _joined([b"%b: %b\r\n" % field for field in own])
-        if not section.dated:
-            text += _date_line()
-        text += self._frame(status, length, size, trailers=trailers)
-        self.keeps_alive = self._head.keep_alive and not close and not self.until_close
+        section = _section(fields)
+        frame = self._frame(status, section.length, size, trailers=trailers)
+        return self._whole_head(_begun(status, section, frame), own, close=close)
+
+    def _whole_head(self, begun: _Begun, own: bytes, *, close: bool) -> bytes:
+        self.keeps_alive = self._head.keep_alive and not (close or begun.closes or self.until_close)
         if not self.keeps_alive:
             end = b"connection: close\r\n\r\n"
         elif self._head.version == "1.0":
             end = b"connection: keep-alive\r\n\r\n"
         else:
             end = b"\r\n"
-        return (_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + text + end
+        return b"".join((begun.text, own, b"" if begun.dated else _date_line(), end))
 
-    def at_once(self, status: int, fields: Fields, data: Buffer, *, close: bool, own: Fields = ()) -> Sequence[Buffer]:
-        """An answer whose body is ``data``, all of it. *Errors*: BadAnswer."""
-        head = self.begin(status, fields, size=len(data), close=close, trailers=False, own=own)
+    def at_once(self, status: int, fields: Fields, data: Buffer, *, close: bool, own: bytes = b"") -> Sequence[Buffer]:
+        """An answer whose body is ``data``, all of it. fields: what they come to is remembered where they are a tuple,
+        which an application gives again and again. own: as for `begin`. *Errors*: BadAnswer."""
+        size = len(data)
+        if size and isinstance(fields, tuple) and self._head.method != "HEAD" and status not in _BODILESS:
+            self._left, self._bodiless, self._chunked, self.until_close = 0, False, False, False
+            head = self._whole_head(_remembered(status, cast("Fields", fields), size), own, close=close)
+            return (head, data)
+        head = self.begin(status, fields, size=size, close=close, trailers=False, own=own)
         if self._bodiless:
             return (head,)
         if self._left != len(data):  # it was announced, or is by ``size``
@@ -174,7 +174,30 @@ def _joined(lines: list[bytes]) -> bytes:
     return text
 
 
-_remembered = lru_cache(maxsize=1024)(_section)
+@dataclass(slots=True)
+class _Begun:
+    """The head of an answer, but for what is its own and where it ends."""
+
+    text: bytes
+    closes: bool
+    dated: bool
+
+
+def _begun(status: int, section: _Section, frame: bytes) -> _Begun:
+    """*Errors*: BadAnswer."""
+    if not 200 <= status <= 999:
+        raise BadAnswer(f"{status} is no status of an answer")
+    line = _LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return _Begun(line + section.text + frame, section.closes, section.dated)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(status: int, fields: Fields, size: int) -> _Begun:
+    """Of a whole answer with a body of ``size`` bytes. *Errors*: BadAnswer."""
+    section = _section(fields)
+    if section.length not in {None, size}:
+        raise BadAnswer("the answer's body is not as long as its Content-Length")
+    return _begun(status, section, b"content-length: %d\r\n" % size)
 
 
 def _length(value: bytes, before: int | None) -> int:

@@ -111,7 +111,7 @@ async def test_an_error_of_one_connection_ends_that_one_only(monkeypatch: pytest
     async with _open_server(_answer_briefly) as port, await connect(port) as other:
         await _assert_it_serves(port)
         with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
-            patched.setattr(ClientConnection, "_run", fail)
+            patched.setattr(ClientConnection, "_open", fail)
             assert await _ask(port, GET_CLOSE) == b""
         assert [line["event"] for line in logs] == ["connection failed"]
         await other.send_all(GET_CLOSE)

@@ -239,7 +239,7 @@ def test_after_a_bad_answer_nothing_of_it_is_left() -> None:
 @pytest.mark.parametrize("data", [b"", b"data"])
 def test_a_whole_answer(kind: Callable[[Fields], Fields], data: bytes) -> None:
     for number in range(3):  # what is remembered of a tuple is not what was another answer's own
-        response, own = Response(_MODERN), [(b"x-number", b"%d" % number)]
+        response, own = Response(_MODERN), b"x-number: %d\r\n" % number
         head, *body = response.at_once(200, kind([(b"X-Field", b"1")]), data, close=False, own=own)
         fields = _fields(bytes(head))
         assert fields.pop(b"date")
@@ -259,16 +259,13 @@ def test_a_whole_answer_without_a_body(request_head: RequestHead, status: int, f
     assert (b"content-length" in _fields(bytes(head))) == (status != 204)
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
 @pytest.mark.parametrize("length", [b"3", b"5", b"4x"])
-def test_a_whole_answer_of_another_length_than_announced_is_not_sent(length: bytes) -> None:
+def test_a_whole_answer_of_another_length_than_announced_is_not_sent(
+    kind: Callable[[Fields], Fields], length: bytes
+) -> None:
     with pytest.raises(BadAnswer, match="Content-Length"):
-        Response(_MODERN).at_once(200, [(b"content-length", length)], b"data", close=False)
-
-
-@pytest.mark.parametrize("value", [b"a\r\nb", b"a\n", b"\r", b"\0"])
-def test_a_field_of_its_own_that_would_end_a_line_is_not_sent(value: bytes) -> None:
-    with pytest.raises(BadAnswer, match="line break"):
-        Response(_MODERN).at_once(200, (), b"data", close=False, own=[(b"x", value)])
+        Response(_MODERN).at_once(200, kind([(b"content-length", length)]), b"data", close=False)
 
 
 def test_fields_that_say_close_do_so_each_time() -> None:

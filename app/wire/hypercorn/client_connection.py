@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -40,6 +41,17 @@ _LAST_READ_SECONDS = 0.02
 OTHER_DESCRIPTORS = 400
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A connection after its handshake. http1: what serves it, unless it was agreed that HTTP/2 is spoken."""
+
+    http1: Connection | None
+    alpn: str | None
+    client: Any
+    server: Any
+    secure: bool
+
+
 class ClientConnection(TCPServer):
     """One connection. Whatever it raises ends it alone. began: when, in Trio's time."""
 
@@ -56,7 +68,16 @@ class ClientConnection(TCPServer):
         self.began = trio.current_time()
         with self.shared.counted() as wanted:
             try:
-                await (self._run() if wanted else self._refuse())
+                if not wanted:
+                    await self._refuse()
+                elif (opened := await self._open()) is not None:
+                    rest: bytes | None = b""
+                    if opened.http1 is not None:
+                        self._http1 = opened.http1
+                        rest = await opened.http1.run()
+                        self.shared.readiness.forget(self._socket.fileno())
+                    if rest is not None:
+                        await self._run_stock(rest, opened)
             except BaseExceptionGroup as group:
                 cancelled, failed = group.split(trio.Cancelled)
                 if failed is not None:
@@ -108,7 +129,8 @@ class ClientConnection(TCPServer):
             while await self._socket.recv(_READ_BYTES):
                 pass
 
-    async def _run(self) -> None:
+    async def _open(self) -> _Opened | None:
+        """Shakes hands; None where that came to nothing."""
         stream: Any = self.stream
         shared = self.shared
         secure = isinstance(stream, trio.SSLStream)
@@ -118,52 +140,48 @@ class ClientConnection(TCPServer):
                 try:
                     await stream.do_handshake()
                 except trio.BrokenResourceError:
-                    return
+                    return None
             if handshake.cancelled_caught:
-                return
+                return None
             alpn = stream.selected_alpn_protocol()
         client = _parse_socket_addr(self._socket.family, self._socket.getpeername())
         server = _parse_socket_addr(self._socket.family, self._socket.getsockname())
-        rest: bytes | None = b""
-        if alpn != "h2":
-            if secure:
-                transport = TlsTransport(cast("Any", stream), shared.readiness, shared.settings.stall_timeout)
-            else:
-                transport = PlainTransport(stream, shared.readiness, self.threads, shared.settings.stall_timeout)
-            base = {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.4"},
-                "scheme": "https" if secure else "http",
-                "root_path": self.config.root_path,
-                "client": client,
-                "server": server,
-                "state": self.state,
-            }
-            mark = None if self.context.max_requests is None else self._mark_request
-            app = cast("WatchedApp", self.app).asgi
-            self._http1 = Connection(app, base, transport, shared, mark)
-            rest = await self._http1.run()
-            shared.readiness.forget(self._socket.fileno())
-        if rest is not None:
-            alpn = "h2" if rest.startswith(b"PRI ") else alpn
-            await self._run_stock(rest, alpn, client, server, secure=secure)
+        if alpn == "h2":
+            return _Opened(None, alpn, client, server, secure)
+        if secure:
+            transport = TlsTransport(cast("Any", stream), shared.readiness, shared.settings.stall_timeout)
+        else:
+            transport = PlainTransport(stream, shared.readiness, self.threads, shared.settings.stall_timeout)
+        base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "scheme": "https" if secure else "http",
+            "root_path": self.config.root_path,
+            "client": client,
+            "server": server,
+            "state": self.state,
+        }
+        mark = None if self.context.max_requests is None else self._mark_request
+        http1 = Connection(cast("WatchedApp", self.app).asgi, base, transport, shared, mark)
+        return _Opened(http1, alpn, client, server, secure)
 
     def _mark_request(self) -> None:
         self.context.requests += 1
         if self.context.max_requests is not None and self.context.requests > self.context.max_requests:
             cast("Any", self.context.terminate)._event.set()
 
-    async def _run_stock(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
+    async def _run_stock(self, came: bytes, opened: _Opened) -> None:
         """Hypercorn's own protocols, on what ``came`` already and what follows."""
         scope = trio.CancelScope()
+        alpn = "h2" if came.startswith(b"PRI ") else opened.alpn
         self.shared.others[scope] = "http/2" if alpn == "h2" else "websocket"
         try:
             with scope:
-                await self._run_protocol(came, alpn, client, server, secure=secure)
+                await self._run_protocol(came, alpn, opened)
         finally:
             del self.shared.others[scope]
 
-    async def _run_protocol(self, came: bytes, alpn: str | None, client: Any, server: Any, *, secure: bool) -> None:
+    async def _run_protocol(self, came: bytes, alpn: str | None, opened: _Opened) -> None:
         try:
             self._task_group = group = ApplicationGroup(self)
             async with group:
@@ -173,9 +191,9 @@ class ClientConnection(TCPServer):
                     self.context,
                     group,
                     ConnectionState(self.state),
-                    secure,
-                    client,
-                    server,
+                    opened.secure,
+                    opened.client,
+                    opened.server,
                     self.protocol_send,
                     alpn,
                 )
