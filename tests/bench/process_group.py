@@ -18,6 +18,8 @@ from typing import IO
 _STOP_SECONDS = 10
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_MOST_READ_BYTES = 64 * 1024  # of a file that the kernel makes as it is read
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,16 @@ def _wait_precisely(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def usage(pid: int) -> Usage:
-    """Of ``pid`` and its descendants now."""
+    """Of ``pid`` and its descendants now. What this costs, a server pays that has no processor to spare: a few tenths
+    of a millisecond, for which nothing is read that says the same at more length."""
     rss, anon, serving, cpu = 0, 0, 0, 0.0
     for member, generation in descendants(pid):
         with suppress(OSError):  # it has just ended
-            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            fields = _read(f"/proc/{member}/stat").rpartition(b")")[2].split()
+            _, resident, of_files, *_ = _read(f"/proc/{member}/statm").split()
             cpu += sum(map(int, fields[11:15])) / _TICKS  # its own, and that of children it has waited for
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{member}/status").read_text().splitlines())
-            rss += int(status.get("VmRSS", "0").split()[0]) * 1024  # a process that has just ended has none
-            own = int(status.get("RssAnon", "0").split()[0]) * 1024
+            rss += int(resident) * _PAGE_BYTES
+            own = (int(resident) - int(of_files)) * _PAGE_BYTES
             anon += own
             serving += own if generation <= 1 else 0
     return Usage(rss, anon, serving, cpu)
@@ -165,10 +168,19 @@ def tail(log: Path) -> str:
 def descendants(pid: int, generation: int = 0) -> Iterator[tuple[int, int]]:
     """With their generations, that of ``pid`` first."""
     yield pid, generation
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in task.read_text().split():
-                yield from descendants(int(child), generation + 1)
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - a path for each takes longer than the rest
+            with suppress(OSError):
+                for child in _read(f"/proc/{pid}/task/{task}/children").split():
+                    yield from descendants(int(child), generation + 1)
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, _MOST_READ_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _end(process: Leader) -> None:
