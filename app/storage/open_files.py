@@ -160,7 +160,7 @@ class OpenFiles:
         """Keeps what is at ``path`` no longer."""
         if (file := self._files.pop(path, None)) is not None:
             file.kept = False
-            self.close_unused(file)
+            self._close_unused(file)
 
     def forget(self, changed: tuple[int, int] | None) -> None:
         """Keeps the file with this `file_id` no longer, whatever its paths, nor anything that is being looked for."""
@@ -196,7 +196,13 @@ class OpenFiles:
             misses=self.misses,
         )
 
-    def close_unused(self, file: OpenFile) -> None:
+    def release(self, file: OpenFile) -> None:
+        """One lease less."""
+        file.leases -= 1
+        if not (file.leases or file.kept):
+            self._close_unused(file)
+
+    def _close_unused(self, file: OpenFile) -> None:
         if not file.leases and not file.kept:
             os.close(file.descriptor)
             file.descriptor = -1
@@ -283,7 +289,7 @@ class Blob:
         try:
             data = await self._threads.run(partial(_read, self._descriptor, start, stop))
         finally:
-            self._release()
+            self._files.release(self._file)
         if len(data) < stop - start:
             self._file.suspect()
             raise BlobTruncated("the report became shorter while it was sent")
@@ -313,13 +319,7 @@ class Blob:
         if self._descriptor >= 0:
             self._descriptor = -1
             self._fixed = False
-            self._release()
-
-    def _release(self) -> None:
-        file = self._file
-        file.leases -= 1
-        if not (file.leases or file.kept):
-            self._files.close_unused(file)
+            self._files.release(self._file)
 
 
 def _reads_nowait(descriptor: int) -> bool:

@@ -45,11 +45,6 @@ class EndedRequest(msgspec.Struct, omit_defaults=True, gc=False):
     sampled: bool = False
 
 
-def milliseconds(seconds: float) -> float:
-    """To the microsecond. (`round` takes several times as long.)"""
-    return int(seconds * 1_000_000 + 0.5) / 1000
-
-
 def outcome_of(status: int, error: SluiceError | None = None) -> Outcome:
     """Of a whole answer. error: what it tells of, if that is what it does."""
     if (outcome := _OF_ERRORS.get(type(error))) is not None:

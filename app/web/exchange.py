@@ -19,9 +19,9 @@ from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
 from app.telemetry.logs import request_ended
 from app.telemetry.metrics import UNMATCHED
-from app.telemetry.outcomes import EndedRequest, Outcome, milliseconds, outcome_of
+from app.telemetry.outcomes import EndedRequest, Outcome, outcome_of
 from app.web.request_span import end_request_span
-from app.wire.asgi import NOTHING, ROUTE, WHOLE, ZERO_COPY, Message, Receive, Scope, Send, peer_of
+from app.wire.asgi import NOTHING, PEER, ROUTE, WHOLE, ZERO_COPY, Message, Peer, Receive, Scope, Send
 from app.wire.exchange import Disconnected
 
 _log = structlog.get_logger()
@@ -83,7 +83,8 @@ class Exchange:
                 given[name] = b"%b, %b" % (given[name], value) if name in given else value
         self.given = given
         self.scope = scope
-        self.peer = peer = peer_of(scope)
+        self.peer: Peer | None
+        self.peer = peer = scope["extensions"].get(PEER) if "extensions" in scope else None
         continued = continue_trace(given[b"traceparent"]) if b"traceparent" in given else None
         self.trace, self.span = trace, _ = begin_trace(continued)
         # The peer's own scope, where it has one and no deadline has to be set on it: nothing is made for this request.
@@ -182,7 +183,9 @@ class Exchange:
 
     def send(self, message: Message) -> Awaitable[None]:
         """ASGI's send, with what every answer carries."""
-        return self._send_whole(message) if message["type"] == WHOLE else self._send_part(message)
+        if message["type"] != WHOLE:
+            return self._send_part(message)
+        return self._send_late(message) if self.request.has_ended else self._send_whole(message)
 
     async def _send_part(self, message: Message) -> None:
         kind = message["type"]
@@ -227,21 +230,16 @@ class Exchange:
         if not last:
             request.end_moving()
 
-    def _send_whole(self, message: Message) -> Awaitable[None]:
-        if self.request.has_ended:
-            return self._send_late(message)
-        return self._send_now(message)
-
     async def _send_late(self, message: Message) -> None:
         """Of a request that was ended, unless this is the answer that says so."""
         await trio.lowlevel.checkpoint()
-        await self._send_now(message)
+        await self._send_whole(message)
 
-    def _send_now(self, message: Message) -> Awaitable[None]:
+    def _send_whole(self, message: Message) -> Awaitable[None]:
         scope = self.scope
         self.body_bytes = 0 if scope["method"] == "HEAD" else len(message["body"])
         if WHOLE in scope["extensions"]:
-            message["own"], message["close"] = self._own_lines(), self._closes
+            message["own"], message["close"] = self._own_lines(), self._gate.draining or self.request.reason is not None
             self._begin(message["status"])
             sending = self._send(message)
             if sending is NOTHING:
@@ -279,7 +277,7 @@ class Exchange:
         document = problem(error, self.request.id)
         message = {"type": WHOLE, "status": document.status, "headers": problem_fields(document), "body": document.body}
         with suppress(Disconnected):
-            await self._send_whole(message)
+            await self.send(message)
 
     def _length(self) -> int | None:
         given = next((value for name, value in self._headers_sent if name.lower() == b"content-length"), b"")
@@ -287,7 +285,9 @@ class Exchange:
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         headers = self._own()
-        if self._closes and self.scope["http_version"].startswith("1"):
+        # A request that was cancelled is its connection's last.
+        closes = self._gate.draining or self.request.reason is not None
+        if closes and self.scope["http_version"].startswith("1"):
             headers.append((b"connection", b"close"))
         return headers
 
@@ -301,11 +301,6 @@ class Exchange:
         line = b"x-request-id: %b\r\n" % self.request.id.encode()
         return line if self.trace is None else b"%btraceparent: %b\r\n" % (line, self.trace.traceparent.encode())
 
-    @property
-    def _closes(self) -> bool:
-        """A request that was cancelled is its connection's last."""
-        return self._gate.draining or self.request.reason is not None
-
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
     def log(self, outcome: Outcome) -> None:
@@ -313,13 +308,14 @@ class Exchange:
         scope, request, trace, came, first_byte = self.scope, self.request, self.trace, self.came, self._first_byte
         client = scope.get("client")
         ended = EndedRequest(
-            self._method,
+            scope.get("method", "GET"),
             scope["path"],
             scope.get(ROUTE, UNMATCHED),
             _CLIENT_CLOSED_REQUEST if outcome == "disconnected" else self.status,
             outcome,
-            milliseconds(self._clock() - came),
-            None if first_byte is None else milliseconds(first_byte - came),
+            # To the microsecond. (`round` takes several times as long.)
+            int((self._clock() - came) * 1_000_000) / 1000,
+            None if first_byte is None else int((first_byte - came) * 1_000_000) / 1000,
             self.body_bytes + request.sent_now,
             client[0] if client else None,
             request.id,
@@ -338,7 +334,7 @@ class Exchange:
             end_request_span(
                 self.span,
                 self.scope,
-                method=self._method,
+                method=self.scope.get("method", "GET"),
                 status=self.status,
                 outcome=outcome,
                 request_id=self.request.id,
@@ -354,11 +350,7 @@ class Exchange:
     @property
     def title(self) -> str:
         """What it asks for, without its query."""
-        return f"{self._method} {self.scope['path']}"
-
-    @property
-    def _method(self) -> str:
-        return self.scope["method"]
+        return f"{self.scope.get('method', 'GET')} {self.scope['path']}"
 
     def outcome(self, error: SluiceError | None) -> Outcome:
         """How it ended; ``error``: what it was answered with, if that is what it was."""

@@ -15,7 +15,7 @@ from app.http.answers import Answer, FilePart, Posted, ShortPost, ShortRoute, St
 from app.http.fields import fields_of
 from app.storage.open_files import BlobTruncated
 from app.web.pulled import PulledBody, length_of
-from app.wire.asgi import ROUTE, TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
+from app.wire.asgi import NOTHING, ROUTE, TRAILERS, WHOLE, ZERO_COPY, AsgiApp, Message, Receive, Scope, Send
 
 # Up to here a file is read and sent with its head, beyond it is sent by the kernel or in chunks.
 _SMALL_BYTES = 128 * 1024
@@ -100,7 +100,9 @@ async def send_answer(scope: Scope, send: Send, answer: Answer) -> None:
             data = file.read_nowait(start, stop)
             if data is None:
                 data = await file.read(start, stop)
-            await send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": data})
+            sending = send({"type": WHOLE, "status": answer.status, "headers": answer.headers, "body": data})
+            if sending is not NOTHING:
+                await sending
             return
         headers = [*answer.headers, (b"content-length", b"%d" % (stop - start))]
         if scope["method"] == "HEAD":

@@ -90,7 +90,3 @@ class SocketExchange(Exchange):
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return self._own()
-
-    @property
-    def _method(self) -> str:
-        return "GET"

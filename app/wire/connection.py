@@ -165,7 +165,9 @@ class Connection:
                 self._refused = error
             if self._refused is not None:
                 await self._refuse(self._refused)
-            if self._lingers:
+            # Where the request that came last was ended, its answer is not to be lost.
+            ended = self._scope.cancelled_caught and self._answering is None
+            if self._lingers or ended:
                 await self._linger()
         except (Gone, Stalled):
             pass
@@ -245,7 +247,7 @@ class Connection:
 
     async def _exchange(self, head: RequestHead) -> bool:
         """Serves one request; whether another may follow."""
-        transport = self._transport
+        transport, self._answering = self._transport, head
         exchange = Exchange(head, self._inbound, transport, self._shared.settings.stall_timeout, self._scope)
         if self._mark_request is not None:
             self._mark_request()
@@ -260,14 +262,12 @@ class Connection:
             if exchange.started and not exchange.complete and exchange.response.until_close:
                 transport.reset()  # a FIN would make it look whole
         if not (exchange.started or exchange.broken or transport.watched.gone):
-            self._answering = head
             raise refused or no_answer()
         if transport.watched.gone or not exchange.complete:
             return False
-        self._lingers = (
-            self._scope.cancel_called
-            or not exchange.response.keeps_alive
-            or not (self._inbound.body_done or await self._skip_body(exchange))
+        self._answering = None
+        self._lingers = not exchange.response.keeps_alive or not (
+            self._inbound.body_done or await self._skip_body(exchange)
         )
         return not self._lingers
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from typing import cast
 
 from app.http.dates import format_date
 from app.wire.http1 import RequestHead
@@ -71,9 +70,10 @@ class Response:
         """An answer whose body is ``data``, all of it. fields: what they come to is remembered where they are a tuple,
         which an application gives again and again. own: as for `begin`. *Errors*: BadAnswer."""
         size = len(data)
-        if size and isinstance(fields, tuple) and self._head.method != "HEAD" and status not in _BODILESS:
+        again = isinstance(fields, tuple)
+        if size and again and self._head.method != "HEAD" and status not in _BODILESS:
             self._left, self._bodiless, self._chunked, self.until_close = 0, False, False, False
-            head = self._whole_head(_remembered(status, cast("Fields", fields), size), own, close=close)
+            head = self._whole_head(_remembered(status, fields, size), own, close=close)
             return (head, data)
         head = self.begin(status, fields, size=size, close=close, trailers=False, own=own)
         if self._bodiless:
