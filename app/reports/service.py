@@ -79,7 +79,7 @@ class Reports:
         """
         # Nearly always these two lines are all: each coroutine on the way to an await is passed twice.
         entry = await self._catalogue.find(check_user_id(user_id)) if version is None else None
-        if entry is not None and (blob := self._open_nowait(entry)) is not None:
+        if entry is not None and (blob := self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)):
             return _report(entry, blob)
         entry = entry or await self._entry(user_id, version)
         while True:
@@ -184,10 +184,8 @@ class Reports:
         return entry
 
     async def _open(self, entry: Entry) -> Report:
-        return _report(entry, self._open_nowait(entry) or await self._blobs.open(entry.path))
-
-    def _open_nowait(self, entry: Entry) -> Blob | None:
-        return self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
+        blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
+        return _report(entry, blob or await self._blobs.open(entry.path))
 
     async def _expected(self, user_id: str, conditions: Conditions, own: str | None = None) -> Expected | None:
         """The entry for which the conditions hold, which they do for any, hence None, where there are none.

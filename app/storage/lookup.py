@@ -79,7 +79,8 @@ class Lookup[V]:
 
     async def get(self, key: str) -> V | None:
         """The value of ``key``, or None where there is none."""
-        batch = self._join(key)
+        pending = self._pending
+        batch = pending[0] if pending and key in pending[0].keys else self._join(key)
         task = trio.lowlevel.current_task()
         batch.callers[task] = None
         self._waiting += 1

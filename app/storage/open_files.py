@@ -160,7 +160,7 @@ class OpenFiles:
         """Keeps what is at ``path`` no longer."""
         if (file := self._files.pop(path, None)) is not None:
             file.kept = False
-            self._close_unused(file)
+            self.close_unused(file)
 
     def forget(self, changed: tuple[int, int] | None) -> None:
         """Keeps the file with this `file_id` no longer, whatever its paths, nor anything that is being looked for."""
@@ -196,13 +196,7 @@ class OpenFiles:
             misses=self.misses,
         )
 
-    def release(self, file: OpenFile) -> None:
-        """One lease less."""
-        file.leases -= 1
-        if not (file.leases or file.kept):
-            self._close_unused(file)
-
-    def _close_unused(self, file: OpenFile) -> None:
+    def close_unused(self, file: OpenFile) -> None:
         if not file.leases and not file.kept:
             os.close(file.descriptor)
             file.descriptor = -1
@@ -285,11 +279,11 @@ class Blob:
         if self._descriptor < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         # A lease of its own: were the file closed meanwhile, its number could already be another file's.
-        self._file.leases += 1
+        lease = Blob(self._file, self._files, self._threads)
         try:
             data = await self._threads.run(partial(_read, self._descriptor, start, stop))
         finally:
-            self._files.release(self._file)
+            lease.close()
         if len(data) < stop - start:
             self._file.suspect()
             raise BlobTruncated("the report became shorter while it was sent")
@@ -319,7 +313,10 @@ class Blob:
         if self._descriptor >= 0:
             self._descriptor = -1
             self._fixed = False
-            self._files.release(self._file)
+            file = self._file
+            file.leases -= 1
+            if not (file.leases or file.kept):
+                self._files.close_unused(file)
 
 
 def _reads_nowait(descriptor: int) -> bool:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -41,17 +41,18 @@ def configure_logs(level: LogLevel = "info", *, apart: bool = True) -> None:
     apart: lines are written by a thread, so that nobody who logs waits for whoever reads them; False for commands,
     which have words for standard output too.
     """
-    global _sink, _as_json, _tells_requests  # noqa: PLW0603 - standard error is the process's
+    global request_ended, _tells_requests  # noqa: PLW0603 - standard error is the process's
     if cast("TextIO | None", sys.stderr) is None:  # it was closed by whoever started us
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
     number = logging.getLevelNamesMapping()[level.upper()]
-    _as_json = not sys.stderr.isatty()
+    as_json = not sys.stderr.isatty()
     _tells_requests = number <= logging.INFO
-    rendering = _json() if _as_json else _console()
-    _sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _take, apart=apart)
-    metrics.requests.settle = _sink.make_records
-    atexit.register(_sink.drain, _LAST_LINES_SECONDS)
-    stream = cast("TextIO", _sink)
+    rendering = _json() if as_json else _console()
+    sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _take, apart=apart)
+    request_ended = sink.put_record if as_json else _tell_request
+    metrics.requests.settle = sink.make_records
+    atexit.register(sink.drain, _LAST_LINES_SECONDS)
+    stream = cast("TextIO", sink)
     shared: list[structlog.typing.Processor] = [_identify, structlog.stdlib.add_log_level, _stamp]
     structlog.configure(
         processors=[*shared, *rendering],
@@ -92,21 +93,20 @@ def _dropped(rendering: Sequence[structlog.typing.Processor], count: int) -> byt
     return f"{event}\n".encode()
 
 
-_sink: Sink[EndedRequest] | None = None
-_as_json = True
+_log = structlog.get_logger()
 _tells_requests = True
 
 
-def request_ended(logger: Any, ended: EndedRequest) -> None:
-    """Counts ``ended``, and tells it as ``logger.info("request", …)``. Every request pays for this: where lines are
-    JSON, what it takes is done later, for many at once."""
-    if _sink is not None and _as_json:
-        _sink.put_record(ended)
-        return
+def _tell_request(ended: EndedRequest) -> None:
     metrics.requests.count([ended])
     if _tells_requests:
         said: dict[str, Any] = msgspec.to_builtins(ended)
-        logger.info("request", **{name: value for name, value in said.items() if name not in _ADDED})
+        _log.info("request", **{name: value for name, value in said.items() if name not in _ADDED})
+
+
+request_ended: Callable[[EndedRequest], None] = _tell_request
+"""Counts a request, and tells it as ``info("request", …)``. Every request pays for this: where lines are JSON, what it
+takes is done later, for many at once."""
 
 
 # To every line, by the others' way.

@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 import trio
 
 from app.errors import BodyTooLarge, SluiceError
@@ -17,14 +16,12 @@ from app.flow.spans import begin_trace
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
-from app.telemetry.logs import request_ended
+from app.telemetry import logs
 from app.telemetry.metrics import UNMATCHED
 from app.telemetry.outcomes import EndedRequest, Outcome, outcome_of
 from app.web.request_span import end_request_span
 from app.wire.asgi import NOTHING, PEER, ROUTE, WHOLE, ZERO_COPY, Message, Peer, Receive, Scope, Send
 from app.wire.exchange import Disconnected
-
-_log = structlog.get_logger()
 
 _CLIENT_CLOSED_REQUEST = 499
 # How long the end of an answer, where only that is left, may take to leave.
@@ -326,7 +323,7 @@ class Exchange:
             request.trace_id,
             trace is not None and trace.flags == "01",
         )
-        request_ended(_log, ended)
+        logs.request_ended(ended)
 
     def end_span(self, outcome: Outcome, error: SluiceError | None) -> None:
         """Of one that has a span. error: as for `outcome`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
@@ -40,6 +41,7 @@ class Connections:
         self.open: set[Connection] = set()
         # Of the connections that speak another protocol, and which.
         self.others: dict[trio.CancelScope, str] = {}
+        # Those that wait for a request, and, until they wait again, some that do not any more.
         self.idle: Timeouts[Connection] = Timeouts(settings.idle_timeout, Connection.stop)
         self.heads: Timeouts[Connection] = Timeouts(settings.header_timeout, Connection.give_up_head)
 
@@ -173,6 +175,7 @@ class Connection:
             pass
         finally:
             self._shared.open.discard(self)
+            self._shared.idle.leave(self)
             if handed_over is None:
                 self._transport.close()
         return handed_over
@@ -185,7 +188,7 @@ class Connection:
     @property
     def seconds_left(self) -> float:
         """Until it is ended for being idle, or for a head that takes too long; infinite while a request runs."""
-        return min(self._shared.idle.left(self), self._shared.heads.left(self))
+        return min(self._shared.idle.left(self), self._shared.heads.left(self)) if self._waiting else math.inf
 
     def stop(self) -> None:
         """Ends it as soon as no request runs."""
@@ -241,7 +244,6 @@ class Connection:
                 self._head_bytes = b""
             return head
         finally:
-            shared.idle.leave(self)
             if begun:
                 shared.heads.leave(self)
 
@@ -267,7 +269,7 @@ class Connection:
             return False
         self._answering = None
         self._lingers = not exchange.response.keeps_alive or not (
-            self._inbound.body_done or await self._skip_body(exchange)
+            self._inbound.left == 0 or await self._skip_body(exchange)
         )
         return not self._lingers
 
@@ -277,7 +279,7 @@ class Connection:
             return False
         try:
             with trio.move_on_after(_LINGER_SECONDS):
-                while not self._inbound.body_done:
+                while self._inbound.left != 0:
                     if self._inbound.next_body(SPARE_BYTES) is None:
                         came = await self._transport.receive()
                         if not came:
@@ -290,6 +292,7 @@ class Connection:
 
     async def _linger(self) -> None:
         left = _LINGER_BYTES
+        self._shared.idle.leave(self)
         self._waiting = True
         if self._shared.closing:
             self._transport.stop_waiting()

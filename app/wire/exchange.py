@@ -119,7 +119,7 @@ class Exchange:
         if not self._passed:
             data = await self._next_body()
             if data is not None:
-                self._passed = self._inbound.body_done
+                self._passed = self._inbound.left == 0
                 return {"type": "http.request", "body": data, "more_body": not self._passed}
         if self.complete or self.broken:
             await trio.lowlevel.checkpoint()  # who asks again and again must not keep the loop to itself
@@ -153,9 +153,9 @@ class Exchange:
     def leaves_too_much(self) -> bool:
         """Whether more of the body is left than is worth reading for nobody."""
         inbound = self._inbound
-        if inbound.body_done:
+        if inbound.left == 0:
             return False
-        return not self._continued or inbound.remaining is None or inbound.remaining > SPARE_BYTES
+        return not self._continued or inbound.left is None or inbound.left > SPARE_BYTES
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Exchange:
         return not self._unsent
 
     def _send_whole(self, message: Message) -> Awaitable[None]:
-        close = message.get("close", False) or (not self._inbound.body_done and self.leaves_too_much)
+        close = message.get("close", False) or (self._inbound.left != 0 and self.leaves_too_much)
         buffers = self.response.at_once(
             message["status"], message["headers"], message["body"], close=close, own=message.get("own", b"")
         )
@@ -263,7 +263,7 @@ class Exchange:
         status = start["status"]
         # An answer that comes before its request is through ends the connection (RFC 9112 9.6), unless it is one that
         # goes on while the request does.
-        close = (last or status >= 400) and not self._inbound.body_done and self.leaves_too_much
+        close = (last or status >= 400) and self._inbound.left != 0 and self.leaves_too_much
         fields = list(start.get("headers", ()))  # whatever they are in: what they come to need not be remembered
         return self.response.begin(status, fields, size=size, close=close, trailers=self._trailers_follow)
 

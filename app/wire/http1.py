@@ -26,7 +26,8 @@ class Inbound:
     max_head_bytes: of a head, its request line and its empty line included; of a trailer section likewise.
     max_head_fields: of a head, and of a trailer section.
     last_head: the bytes of the head that ``next_head`` returned last, without an empty line before it.
-    trailers: of the current body, if it is chunked; known when ``body_done``.
+    left: bytes of the current body that were not taken; None where that is unknown: chunked and unfinished, or after an
+    error. trailers: of that body, if it is chunked; known when nothing is left.
 
     It holds what it is fed until that is taken; the caller bounds it by not feeding more before. All calls are bounded
     by the bytes that are new, so that a stream of single bytes costs no more than its length.
@@ -43,7 +44,7 @@ class Inbound:
         self._buffer: Buffer = b""  # bytes while one piece is enough, which then goes out without being copied
         self._at = 0  # what lies before it is taken
         self._scanned = 0  # bytes of the unfinished head that hold no end of it
-        self._left: int | None = 0  # bytes of the body; None while they are not known, and after an error
+        self.left: int | None = 0
         self._chunks: Chunks | None = None
         self._opening = True  # no message yet: the HTTP/2 preface may come
         self._skipped = False  # the one empty line before a head
@@ -89,7 +90,7 @@ class Inbound:
     def head_begun(self) -> bool:
         """Whether bytes of an unfinished head are there, other than the empty line that may come before it."""
         first = self._buffer[self._at : self._at + 3]
-        if self._left != 0 or not first:
+        if self.left != 0 or not first:
             return False
         return len(first) > 2 or self._skipped or not b"\r\n".startswith(first)
 
@@ -111,7 +112,7 @@ class Inbound:
 
         Errors: see the class; RuntimeError before the end of the previous body.
         """
-        if self._left != 0:
+        if self.left != 0:
             if not self._dead:
                 raise RuntimeError("the previous body was not taken to its end")
             self._refuse_dead()
@@ -131,9 +132,9 @@ class Inbound:
         self._opening = self._skipped = False
         self.last_head = raw
         if head.chunked:
-            self._left, self._chunks = None, Chunks(self._max_head_bytes, self._max_head_fields)
+            self.left, self._chunks = None, Chunks(self._max_head_bytes, self._max_head_fields)
         else:
-            self._left = head.content_length or 0
+            self.left = head.content_length or 0
         if self.trailers:
             self.trailers = []
         return head
@@ -161,16 +162,6 @@ class Inbound:
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 
-    @property
-    def body_done(self) -> bool:
-        """Whether the current message was taken to its end; so it is before the first."""
-        return self._left == 0
-
-    @property
-    def remaining(self) -> int | None:
-        """Bytes of the body that were not taken; None where that is unknown: chunked and unfinished."""
-        return self._left
-
     def next_body(self, limit: int) -> bytes | None:
         """Between 1 and ``limit`` (at least 1) bytes of body; b"" at its end, again and again; None: more are needed.
 
@@ -178,7 +169,7 @@ class Inbound:
         """
         if limit < 1:
             raise ValueError("limit must be at least 1")
-        left = self._left
+        left = self.left
         if left == 0:
             return b""
         if left is None:
@@ -187,7 +178,7 @@ class Inbound:
         size = min(limit, left, len(self._buffer) - at)
         if not size:
             return None
-        self._left = left - size
+        self.left = left - size
         self._at = at + size
         return self._cut(at, at + size)
 
@@ -201,7 +192,7 @@ class Inbound:
             raise
         if self._chunks.done:
             self.trailers = self._chunks.trailers
-            self._left, self._chunks = 0, None
+            self.left, self._chunks = 0, None
         return data
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -212,7 +203,7 @@ class Inbound:
 
     def _die(self) -> None:
         self._buffer, self._at = b"", 0
-        self._left = self._chunks = None
+        self.left = self._chunks = None
         self._dead, self._opening = True, False
 
     def _refuse_dead(self) -> NoReturn:

@@ -9,8 +9,8 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+import app.telemetry.logs
 import app.web.boundary
-import app.web.exchange
 import app.web.lifespan
 from app.telemetry.logs import _identify
 from tests.web.wire import Wire
@@ -23,7 +23,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[MutableMapping[str, Any]]:
     logger = structlog.wrap_logger(
         None, processors=[_identify, captured], wrapper_class=structlog.make_filtering_bound_logger(0)
     )
-    for module in (app.web.boundary, app.web.exchange, app.web.lifespan):
+    for module in (app.telemetry.logs, app.web.boundary, app.web.lifespan):
         monkeypatch.setattr(module, "_log", logger)
     return captured.entries
 
