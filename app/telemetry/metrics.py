@@ -53,7 +53,7 @@ class _Series:
     def add(self, requests: Sequence[EndedRequest]) -> None:
         """(Without a step of Python's own for each.)"""
         self.duration.observe_all(map(_ms, requests))
-        self.first_byte.observe_all(ms for ms in map(_first_byte_ms, requests) if ms is not None)
+        self.first_byte.observe_all([ms for ms in map(_first_byte_ms, requests) if ms is not None])
         self.sent += sum(map(_bytes, requests))
         self.taken += sum(map(_bytes_in, requests))
         if any(map(_sampled, requests)):

@@ -182,7 +182,9 @@ class Exchange:
         """ASGI's send, with what every answer carries."""
         if message["type"] != WHOLE:
             return self._send_part(message)
-        return self._send_late(message) if self.request.has_ended else self._send_whole(message)
+        request = self.request
+        ended = request.reason is not None if self.borrows else request.has_ended
+        return self._send_late(message) if ended else self._send_whole(message)
 
     async def _send_part(self, message: Message) -> None:
         kind = message["type"]
@@ -233,11 +235,13 @@ class Exchange:
         await self._send_whole(message)
 
     def _send_whole(self, message: Message) -> Awaitable[None]:
-        scope = self.scope
+        scope, request = self.scope, self.request
         self.body_bytes = 0 if scope["method"] == "HEAD" else len(message["body"])
         if WHOLE in scope["extensions"]:
-            message["own"], message["close"] = self._own_lines(), self._gate.draining or self.request.reason is not None
-            self._begin(message["status"])
+            own, trace = b"x-request-id: %b\r\n" % request.id.encode(), self.trace
+            message["own"] = own if trace is None else b"%btraceparent: %b\r\n" % (own, trace.traceparent.encode())
+            message["close"] = self._gate.draining or request.reason is not None
+            self.status, self.started, self._first_byte = message["status"], True, self._clock()
             sending = self._send(message)
             if sending is NOTHING:
                 self.finished = True
@@ -247,7 +251,7 @@ class Exchange:
             self._begin(message["status"])
             sending = self._send_as_parts(message)
         self.finishing = self.peer is None
-        self.request.begin_moving()
+        request.begin_moving()
         return self._finish_after(sending)
 
     async def _finish_after(self, sending: Awaitable[None]) -> None:
@@ -293,10 +297,6 @@ class Exchange:
         if self.trace is not None:
             headers.append((b"traceparent", self.trace.traceparent.encode()))
         return headers
-
-    def _own_lines(self) -> bytes:
-        line = b"x-request-id: %b\r\n" % self.request.id.encode()
-        return line if self.trace is None else b"%btraceparent: %b\r\n" % (line, self.trace.traceparent.encode())
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 

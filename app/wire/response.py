@@ -54,9 +54,10 @@ class Response:
         """
         section = _section(fields)
         frame = self._frame(status, section.length, size, trailers=trailers)
-        return self._whole_head(_begun(status, section, frame), own, close=close)
+        return self._complete(_begun(status, section, frame), own, close=close)
 
-    def _whole_head(self, begun: _Begun, own: bytes, *, close: bool) -> bytes:
+    def _complete(self, begun: _Begun, own: bytes, *, close: bool) -> bytes:
+        """The head that was ``begun``."""
         self.keeps_alive = self._head.keep_alive and not (close or begun.closes or self.until_close)
         if not self.keeps_alive:
             end = b"connection: close\r\n\r\n"
@@ -73,7 +74,7 @@ class Response:
         again = isinstance(fields, tuple)
         if size and again and self._head.method != "HEAD" and status not in _BODILESS:
             self._left, self._bodiless, self._chunked, self.until_close = 0, False, False, False
-            head = self._whole_head(_remembered(status, fields, size), own, close=close)
+            head = self._complete(_remembered(status, fields, size), own, close=close)
             return (head, data)
         head = self.begin(status, fields, size=size, close=close, trailers=False, own=own)
         if self._bodiless:
