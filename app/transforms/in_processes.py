@@ -27,6 +27,9 @@ class InProcesses:
 
     told: is called after each turn.
 
+    Each of its stages is one of the pipeline, which ends them all with the first that fails; only `fill` reads from the
+    stage before, and only `drain` writes to the one behind.
+
     Bound: both pipes, a piece on the way into the one and one out of the other, and what `turn` leaves. A chain has a
     process for a turn, and then waits for one, in order: what comes or goes slowly holds none.
     *Cancellation*: ends the turn, or kills its process; what is in the pipes is dropped.
