@@ -10,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -46,8 +45,6 @@ from app.errors import (
 )
 from app.flow.spans import recording
 
-# Behind the server, which is to answer while all processors compute.
-_NICENESS = 10
 # Progress is told this often at most.
 _REPORT_SECONDS = 0.05
 _MOST_TEXT = 1000
@@ -84,8 +81,6 @@ def work(orders: Orders) -> None:
     """Serves until the server has closed the pipe of calls."""
     # Where it was not preloaded: some libraries take it badly to be loaded when there is little memory left.
     import_module("app.compute.preload")
-    with suppress(OSError):
-        os.nice(_NICENESS)
     _Worker(orders).serve()
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import trio
 
 CHANNEL_BYTES = 1024 * 1024
-"""What a channel holds, unless it is told otherwise: what a go in a worker process gives, so that the next begins."""
+"""What a channel holds, unless it is told otherwise: some pieces, so that neither end often waits for the other."""
 
 
 class ReaderGone(trio.BrokenResourceError):

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import stat
 from contextlib import suppress
-from pathlib import Path
 
 from app.flow.parents import watch_parent
 
 SIGNALS_OF_THE_SERVER = (signal.SIGTERM, signal.SIGINT)
 """Often sent to a whole group of processes; its own finish what runs."""
 
-_PIPE_BYTES = 1024 * 1024
+# Behind the server, which is to answer while all processors compute.
+_NICENESS = 10
 
 
 def begin() -> None:
-    """It watches its parent, and makes room in its pipes for what a call mostly takes or gives, so that neither side
-    waits for the other in the middle of it. A signal to end is its parent's, who is often sent one together with all
-    its children, and then finishes what runs."""
+    """It watches its parent, and lets it go first. A signal to end is that one's, who is often sent one together with
+    all its children, and then finishes what runs."""
     watch_parent()
+    with suppress(OSError):
+        os.nice(_NICENESS)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the listing's own, by then; or a pipe beyond what this user may have
-            if stat.S_ISFIFO(os.fstat(int(entry.name)).st_mode):
-                fcntl.fcntl(int(entry.name), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def always() -> bool:

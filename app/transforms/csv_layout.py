@@ -11,6 +11,7 @@ from itertools import starmap
 
 import msgspec
 
+from app.transforms.csv_substitution import CsvSubstitution
 from app.transforms.pieces import in_pieces
 from app.transforms.step import PIECE_BYTES
 
@@ -39,6 +40,12 @@ class CsvLayout:
         self._not_structure = bytes(byte for byte in range(256) if byte not in f"{delimiter}\n".encode())
         self._row_structure = delimiter.encode() * (self._width - 1) + b"\n"
         self._strict = _strict_csv(re.escape(delimiter))
+        self._substitution = None if infer else CsvSubstitution(names, delimiter)
+
+    def lines(self, block: bytes) -> Iterator[bytes] | None:
+        """A block of complete records as NDJSON, in pieces, or None where its rows have to be told apart."""
+        lines = self._substitution and self._substitution.lines(block)
+        return in_pieces(lines) if lines else None
 
     def quickly(self, block: bytes) -> list[object] | None:
         """The rows of a block of complete records, or None where only a closer look can tell what is in it."""

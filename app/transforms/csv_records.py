@@ -68,13 +68,19 @@ class CsvToNdjson:
             layout = csv_layout(self._names, self._delimiter, self._infer)
             # A longer block may hold a record that is too long; one without a last line end needs the closer look.
             short = len(block) <= MAX_RECORD_BYTES and block.endswith(b"\n")
-            rows, error = (layout.quickly(block) if short else None), None
-            if rows is None:
-                rows, error = self._closely(block, layout)
-            yield from layout.write(rows)
-            if error:
-                raise error
+            if short and (lines := layout.lines(block)) is not None:
+                yield from lines
+            else:
+                yield from self._by_rows(block, layout, short)
         self._pass(block)
+
+    def _by_rows(self, block: bytes, layout: CsvLayout, short: bool) -> Iterator[bytes]:
+        rows, error = (layout.quickly(block) if short else None), None
+        if rows is None:
+            rows, error = self._closely(block, layout)
+        yield from layout.write(rows)
+        if error:
+            raise error
 
     def _without_header(self, block: bytes) -> bytes:
         if self._offset == 0 and block.startswith(_BYTE_ORDER_MARK):

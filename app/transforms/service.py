@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -21,22 +21,21 @@ from app.flow.processes import ProcessPool, open_processes, spare_cpus
 from app.flow.spans import NOTHING, Nothing, Span, current, span
 from app.flow.threads import ThreadPool
 from app.settings import Settings
-from app.transforms.chain import Progress, advance, feed, finish, is_done
+from app.transforms.chain import feed, finish, is_done
 from app.transforms.compression import decoder
 from app.transforms.decompression import FREE_EXPANSION_BYTES
 from app.transforms.digests import Sha256
+from app.transforms.in_processes import InProcesses
 from app.transforms.pieces import cut
 from app.transforms.plan import MOST_CODINGS, Content, Plan, make_plan
 from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
+from app.transforms.turns import Progress
 
-# What is worked on in one go, in a thread and in a process.
+# What is worked on in one go, in a thread.
 _THREAD_BYTES = 128 * 1024
-_PROCESS_BYTES = 256 * 1024
 # Of what a thread gives, in pieces of `PIECE_BYTES`, before they are passed on.
 _THREAD_PIECES = 4
-# A go in a process is mostly over long before this, and the process then is there for the next; after it, it is killed.
-_GRACE_SECONDS = 0.1
 # An answer begins when this much of it is there, or all, or when its source keeps us waiting for this long: until then
 # an error can still be told. It begins anyhow this long after the first of it, or after as long without any.
 _HELD_BYTES = 64 * 1024
@@ -153,9 +152,9 @@ class Transforms:
         if at_source:
             on_loop = _first_on_loop if current() is not None else _on_loop
             first = on_loop(parts[0], allowance, watched)
-        stages = [self._stage(part, allowance) for part in parts[at_source:]]
         hashing = sha256() if digest else None
-        with self._counting(parts):
+        with self._counting(parts), ExitStack() as opened:
+            stages = [stage for part in parts[at_source:] for stage in self._stages(part, allowance, opened)]
             async with (
                 closing_source(source),
                 open_pipeline(first, *stages) as output,
@@ -176,17 +175,21 @@ class Transforms:
             del self._running[id(parts)]
             _add_given(parts, self._given)
 
-    def _stage(self, part: Part, allowance: Allowance) -> Stage:
-        return partial(_told, part, self._placed(part, allowance))
+    def _stages(self, part: Part, allowance: Allowance, opened: ExitStack) -> Sequence[Stage]:
+        def told(stage: Stage) -> Stage:
+            return partial(_told, part, stage)
 
-    def _placed(self, part: Part, allowance: Allowance) -> Stage:
         match part.place:
             case "loop":
-                return partial(_pass_on, part, allowance)
+                return [told(partial(_pass_on, part, allowance))]
             case "thread":
-                return partial(self._in_threads, part, allowance)
+                return [told(partial(self._in_threads, part, allowance))]
             case "process":
-                return partial(self._in_processes, part, allowance)
+                running = InProcesses(
+                    self._processes, Progress(part.chain, part.given), partial(_went, part, allowance)
+                )
+                opened.enter_context(running.opened())
+                return running.stages(told)
 
     async def _in_threads(self, part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
         chain, size = part.chain, 0
@@ -206,28 +209,6 @@ class Transforms:
             more = len(given) == _THREAD_PIECES
         return size
 
-    async def _in_processes(self, part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
-        progress = Progress(list(part.chain), part.given)
-        last = False
-        while not last:
-            piece = b"" if is_done(progress.chain) else await reader.take(_PROCESS_BYTES)
-            last = not piece
-            progress = await self._go(progress, piece, allowance, writer, last=last)
-            part.given = progress.given
-
-    async def _go(
-        self, progress: Progress, piece: bytes, allowance: Allowance, writer: Writer, *, last: bool
-    ) -> Progress:
-        go = partial(advance, last=last)
-        while True:
-            progress, given, taken = await self._processes.run(go, progress, piece, grace=_GRACE_SECONDS)
-            allowance.check(progress.flowed)
-            for one in given:
-                await writer.send(one)
-            piece = piece[taken:]
-            if not piece:
-                return progress
-
 
 def _span_of(part: Part) -> Span | Nothing:
     if current() is None:
@@ -235,6 +216,11 @@ def _span_of(part: Part) -> Span | Nothing:
     return span(
         "stage", {"sluice.place": part.place, "sluice.steps": " ".join(type(one).__name__ for one in part.chain)}
     )
+
+
+def _went(part: Part, allowance: Allowance, progress: Progress) -> None:
+    part.given = progress.given
+    allowance.check(progress.flowed)
 
 
 async def _told(part: Part, stage: Stage, reader: Reader, writer: Writer) -> None:

@@ -98,6 +98,11 @@ async def test_a_call_runs_in_a_process_that_stays_for_the_next(pool: ProcessPoo
     assert await pool.run(os.getpid) == first
 
 
+async def test_a_process_lets_its_parent_go_first(pool: ProcessPool) -> None:
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert await pool.run(os.getpriority, os.PRIO_PROCESS, 0) == min(ours + 10, 19)
+
+
 async def test_what_the_call_raises_is_raised(pool: ProcessPool) -> None:
     with pytest.raises(LookupError, match="nothing"):
         await pool.run(fail, "nothing")
