@@ -222,7 +222,8 @@ def begin_trace(continued: Trace | None) -> tuple[Trace | None, Span | None]:
     trace_id = random.getrandbits(128) or 1 if continued is None else int(continued.trace_id, 16)
     if not recorder.samples(trace_id, continued):
         if continued is None:
-            return Trace(f"{trace_id:032x}", f"{random.getrandbits(64) or 1:016x}", "", "00"), None
+            ids = f"{trace_id << 64 | (random.getrandbits(64) or 1):048x}"
+            return Trace(ids[:32], ids[32:], "", "00"), None
         return Trace(continued.trace_id, continued.span_id, continued.parent_id, "00"), None
     parent = None if continued is None else int(continued.parent_id, 16)
     begun = Span(Tree(trace_id, recorder), "", parent, "server", {})

@@ -238,8 +238,8 @@ class Exchange:
         scope, request = self.scope, self.request
         self.body_bytes = 0 if scope["method"] == "HEAD" else len(message["body"])
         if WHOLE in scope["extensions"]:
-            own, trace = b"x-request-id: %b\r\n" % request.id.encode(), self.trace
-            message["own"] = own if trace is None else b"%btraceparent: %b\r\n" % (own, trace.traceparent.encode())
+            own, parent = b"x-request-id: %b\r\n" % request.id.encode(), request.traceparent
+            message["own"] = own if parent is None else b"%btraceparent: %b\r\n" % (own, parent.encode())
             message["close"] = self._gate.draining or request.reason is not None
             self.status, self.started, self._first_byte = message["status"], True, self._clock()
             sending = self._send(message)
@@ -294,8 +294,8 @@ class Exchange:
 
     def _own(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self.request.id.encode())]
-        if self.trace is not None:
-            headers.append((b"traceparent", self.trace.traceparent.encode()))
+        if self.request.traceparent is not None:
+            headers.append((b"traceparent", self.request.traceparent.encode()))
         return headers
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
