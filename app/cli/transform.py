@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.transforms.files import open_source, open_target, read_file, write_file
 from app.transforms.plan import Content
 from app.transforms.service import Outcome, open_transforms
+from app.transforms.step import PIECE_BYTES
 
 
 def run(settings: Settings, parsed: argparse.Namespace) -> None:
@@ -31,7 +32,7 @@ def run(settings: Settings, parsed: argparse.Namespace) -> None:
             target = await stack.enter_async_context(open_target(parsed.target, threads))
             bar = stack.enter_context(_progress(source))
             blocks = read_file(source, threads, bar.update)
-            chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome))
+            chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome, at_once=PIECE_BYTES))
             await write_file(target, chunks, threads)
 
     try:

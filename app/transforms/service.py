@@ -26,7 +26,7 @@ from app.transforms.compression import decoder
 from app.transforms.decompression import FREE_EXPANSION_BYTES
 from app.transforms.digests import Sha256
 from app.transforms.in_processes import InProcesses
-from app.transforms.pieces import cut
+from app.transforms.pieces import SLICE_BYTES, cut
 from app.transforms.plan import MOST_CODINGS, Content, Plan, make_plan
 from app.transforms.registry import steps_by_name
 from app.transforms.step import Place, Step, Transformer
@@ -133,10 +133,12 @@ class Transforms:
         *,
         decoders: Sequence[Transformer] = (),
         digest: bool = False,
+        at_once: int = SLICE_BYTES,
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         """What ``plan`` makes of ``source``, as it comes, for as long as the block lasts.
 
         decoders: what the source goes through first. digest: whether ``outcome.sha256`` is to be that of what is given.
+        at_once: bytes that the event loop works on before others get their turn.
 
         Bound: a channel (`app.flow.channels.CHANNEL_BYTES`) between stages, what each step says that it holds, and a
         piece at each stage. *Cancellation*: leaving the block ends all of it. *Errors*: those of the source and the
@@ -151,10 +153,10 @@ class Transforms:
         at_source = parts[0].place == "loop"
         if at_source:
             on_loop = _first_on_loop if current() is not None else _on_loop
-            first = on_loop(parts[0], allowance, watched)
+            first = on_loop(parts[0], allowance, watched, at_once)
         hashing = sha256() if digest else None
         with self._counting(parts), ExitStack() as opened:
-            stages = [stage for part in parts[at_source:] for stage in self._stages(part, allowance, opened)]
+            stages = [stage for part in parts[at_source:] for stage in self._stages(part, allowance, opened, at_once)]
             async with (
                 closing_source(source),
                 open_pipeline(first, *stages) as output,
@@ -175,13 +177,13 @@ class Transforms:
             del self._running[id(parts)]
             _add_given(parts, self._given)
 
-    def _stages(self, part: Part, allowance: Allowance, opened: ExitStack) -> Sequence[Stage]:
+    def _stages(self, part: Part, allowance: Allowance, opened: ExitStack, at_once: int) -> Sequence[Stage]:
         def told(stage: Stage) -> Stage:
             return partial(_told, part, stage)
 
         match part.place:
             case "loop":
-                return [told(partial(_pass_on, part, allowance))]
+                return [told(partial(_pass_on, part, allowance, at_once))]
             case "thread":
                 return [told(partial(self._in_threads, part, allowance))]
             case "process":
@@ -256,10 +258,12 @@ def _add_given(parts: Sequence[Part], to: Counter[str]) -> None:
             to[name] += size
 
 
-async def _on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+async def _on_loop(
+    part: Part, allowance: Allowance, pieces: AsyncIterable[bytes], at_once: int
+) -> AsyncGenerator[bytes]:
     chain, size = part.chain, 0
     async for piece in pieces:
-        for slice_ in cut(piece):
+        for slice_ in cut(piece, at_once):
             before = size
             for given in feed(chain, slice_, part.given):
                 size += len(given)
@@ -273,11 +277,13 @@ async def _on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes
         yield given
 
 
-async def _first_on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+async def _first_on_loop(
+    part: Part, allowance: Allowance, pieces: AsyncIterable[bytes], at_once: int
+) -> AsyncGenerator[bytes]:
     stage = _span_of(part)
     error: BaseException | None = None
     try:
-        async with aclosing(_on_loop(part, allowance, pieces)) as given:
+        async with aclosing(_on_loop(part, allowance, pieces, at_once)) as given:
             async for piece in given:
                 yield piece
     except BaseException as raised:
@@ -287,8 +293,8 @@ async def _first_on_loop(part: Part, allowance: Allowance, pieces: AsyncIterable
         stage.end(error)
 
 
-async def _pass_on(part: Part, allowance: Allowance, reader: Reader, writer: Writer) -> None:
-    async with aclosing(_on_loop(part, allowance, reader)) as pieces:
+async def _pass_on(part: Part, allowance: Allowance, at_once: int, reader: Reader, writer: Writer) -> None:
+    async with aclosing(_on_loop(part, allowance, reader, at_once)) as pieces:
         async for piece in pieces:
             await writer.send(piece)
 
