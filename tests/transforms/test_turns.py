@@ -234,16 +234,22 @@ async def test_where_no_pipe_can_be_had_it_is_overloaded_and_nothing_is_left(tra
 
 async def test_what_nobody_takes_is_not_sent_back_to_a_process(transforms: Transforms) -> None:
     sent: list[int] = []
+    has_left = trio.Event()
     run = transforms._processes.run
 
     async def watched(call: object, now: Progress, *rest: object, **more: float) -> Progress:
         sent.append(len(now.left))
-        return await run(call, now, *rest, **more)  # type: ignore[arg-type]
+        after: Progress = await run(call, now, *rest, **more)  # type: ignore[arg-type]
+        if after.left:
+            has_left.set()
+        return after
 
     async def source() -> AsyncGenerator[bytes]:
         yield b"many:8388608\n"
 
     with mock.patch.object(transforms._processes, "run", watched):
         async with transforms.run(source(), transforms.plan(["lines-process"], Content.of(None))) as out:
+            with trio.fail_after(PATIENCE):
+                await has_left.wait()
             assert sum([len(chunk) async for chunk in out]) == 8_388_608
     assert set(sent) == {0}
