@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
+from app.errors import Overloaded
 from app.flow.channels import Reader, Writer
 from app.flow.pipelines import Stage
 from app.flow.processes import ProcessPool
@@ -41,33 +42,29 @@ class InProcesses:
         self._progress = progress
         self._told = told
         self._source, self._sink = _Pipe(), _Pipe()
-        self._is_empty = trio.Event()
 
     @contextmanager
     def opened(self) -> Generator[None]:
+        """*Errors*: Overloaded."""
         with self._source.opened(), self._sink.opened():
             yield
 
     async def fill(self, reader: Reader, _: Writer) -> None:
         async for piece in reader:
-            with memoryview(piece) as rest:
-                written = 0
-                while written < len(rest):
-                    try:
-                        written += os.write(self._source.writing, rest[written:])
-                    except BlockingIOError:
-                        await trio.lowlevel.wait_writable(self._source.writing)
+            await self._source.write(piece)
         self._source.close_writing()
 
     async def take_turns(self, _reader: Reader, _writer: Writer) -> None:
         pipes = os.getpid(), self._source.reading, self._sink.writing
         while not self._progress.ended:
-            if self._progress.left:
-                await self._is_empty.wait()
-            elif not is_done(self._progress.chain):
+            if not is_done(self._progress.chain):
                 await trio.lowlevel.wait_readable(self._source.reading)
             self._progress = await self._processes.run(turn, self._progress, *pipes, grace=_GRACE_SECONDS)
             self._told(self._progress)
+            # It is not sent there and back with each turn until somebody has taken it all.
+            left, self._progress.left = self._progress.left, []
+            for piece in left:
+                await self._sink.write(piece)
         self._sink.close_writing()
 
     async def drain(self, _: Reader, writer: Writer) -> None:
@@ -75,9 +72,7 @@ class InProcesses:
             try:
                 piece = os.read(self._sink.reading, PIECE_BYTES)
             except BlockingIOError:
-                self._is_empty.set()
                 await trio.lowlevel.wait_readable(self._sink.reading)
-                self._is_empty = trio.Event()
                 continue
             if not piece:
                 return
@@ -95,7 +90,13 @@ class _Pipe:
 
     @contextmanager
     def opened(self) -> Generator[None]:
-        self.reading, self.writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """*Errors*: Overloaded."""
+        try:
+            self.reading, self.writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise Overloaded(
+                "the server has as many files open as it may", retry_after=1, internal=str(error)
+            ) from error
         try:
             with suppress(OSError):  # beyond what this user may have
                 fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -103,6 +104,16 @@ class _Pipe:
         finally:
             os.close(self.reading)
             self.close_writing()
+
+    async def write(self, data: bytes) -> None:
+        """*Cancellation*: a part of it has been written."""
+        with memoryview(data) as rest:
+            written = 0
+            while written < len(rest):
+                try:
+                    written += os.write(self.writing, rest[written:])
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self.writing)
 
     def close_writing(self) -> None:
         """Idempotent."""

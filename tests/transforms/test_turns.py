@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,6 +16,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import Overloaded
 from app.flow.processes import ProcessDied, open_processes
 from app.flow.threads import ThreadPool
 from app.transforms.plan import Content
@@ -218,3 +220,36 @@ async def _with_place() -> AsyncGenerator[bytes]:
     while True:
         await trio.lowlevel.checkpoint()
         yield _LINES
+
+
+@pytest.mark.parametrize("made", [0, 1, 3])
+async def test_where_no_pipe_can_be_had_it_is_overloaded_and_nothing_is_left(transforms: Transforms, made: int) -> None:
+    pipes = [os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for _ in range(made)]
+    plan = transforms.plan(["lines-process", "lines-thread", "lines-process"], Content.of(None))
+    none = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch("app.transforms.in_processes.os.pipe2", side_effect=[*pipes, none]), pytest.raises(Overloaded):
+        async with transforms.run(_lines(), plan):
+            pass
+
+
+async def test_what_nobody_takes_is_not_sent_back_to_a_process(transforms: Transforms) -> None:
+    sent: list[int] = []
+    has_left = trio.Event()
+    run = transforms._processes.run
+
+    async def watched(call: object, now: Progress, *rest: object, **more: float) -> Progress:
+        sent.append(len(now.left))
+        after: Progress = await run(call, now, *rest, **more)  # type: ignore[arg-type]
+        if after.left:
+            has_left.set()
+        return after
+
+    async def source() -> AsyncGenerator[bytes]:
+        yield b"many:8388608\n"
+
+    with mock.patch.object(transforms._processes, "run", watched):
+        async with transforms.run(source(), transforms.plan(["lines-process"], Content.of(None))) as out:
+            with trio.fail_after(PATIENCE):
+                await has_left.wait()
+            assert sum([len(chunk) async for chunk in out]) == 8_388_608
+    assert set(sent) == {0}
