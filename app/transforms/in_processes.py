@@ -26,7 +26,7 @@ _GRACE_SECONDS = 0.1
 class InProcesses:
     """A chain that a process works on while we fill the one pipe and empty the other.
 
-    told: is called after each turn.
+    most: what may have flowed by now, of what has come by now. told: is called after each turn.
 
     Each of its stages is one of the pipeline, which ends them all with the first that fails; only `fill` reads from the
     stage before, and only `drain` writes to the one behind.
@@ -37,9 +37,16 @@ class InProcesses:
     *Errors*: those of the chain, and of ``told``.
     """
 
-    def __init__(self, processes: ProcessPool, progress: Progress, told: Callable[[Progress], object]) -> None:
+    def __init__(
+        self,
+        processes: ProcessPool,
+        progress: Progress,
+        most: Callable[[], float],
+        told: Callable[[Progress], object],
+    ) -> None:
         self._processes = processes
         self._progress = progress
+        self._most = most
         self._told = told
         self._source, self._sink = _Pipe(), _Pipe()
 
@@ -59,6 +66,7 @@ class InProcesses:
         while not self._progress.ended:
             if not is_done(self._progress.chain):
                 await trio.lowlevel.wait_readable(self._source.reading)
+            self._progress.most = self._most()
             self._progress = await self._processes.run(turn, self._progress, *pipes, grace=_GRACE_SECONDS)
             self._told(self._progress)
             # It is not sent there and back with each turn until somebody has taken it all.

@@ -187,9 +187,8 @@ class Transforms:
             case "thread":
                 return [told(partial(self._in_threads, part, allowance))]
             case "process":
-                running = InProcesses(
-                    self._processes, Progress(part.chain, part.given), partial(_went, part, allowance)
-                )
+                progress = Progress(part.chain, part.given, expansion=self._max_expansion)
+                running = InProcesses(self._processes, progress, allowance.most, partial(_went, part, allowance))
                 opened.enter_context(running.opened())
                 return running.stages(told)
 
@@ -238,9 +237,12 @@ class Allowance:
     max_expansion: float
     outcome: Outcome
 
+    def most(self) -> float:
+        return FREE_EXPANSION_BYTES + self.max_expansion * self.outcome.taken
+
     def check(self, size: int) -> None:
         """*Errors*: ExpansionTooLarge."""
-        most = FREE_EXPANSION_BYTES + self.max_expansion * self.outcome.taken
+        most = self.most()
         if size > most:
             raise ExpansionTooLarge(
                 f"{self.outcome.taken} bytes become more than {most:.0f} on the way through the steps"

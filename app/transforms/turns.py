@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -9,6 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from app.errors import ExpansionTooLarge
 from app.transforms.chain import feed, finish, is_done
 from app.transforms.step import Transformer
 
@@ -24,12 +26,15 @@ _FIRST_SLICE, _LEAST_SLICE, _LARGEST_SLICE = 4096, 1024, 256 * 1024
 class Progress:
     """A chain between two turns.
 
-    given: bytes that each of its transformers has given; flowed: all of them. slice_bytes: how much it is fed at once,
-    by how much that makes flow. left: what it has given that nobody has taken yet. finished: whether it gives no more.
+    given: bytes that each of its transformers has given; flowed: all of them. most: what may have flowed by now, and
+    ``expansion`` times as much more as it is fed in the turn. slice_bytes: how much it is fed at once, by how much that
+    makes flow. left: what it has given that nobody has taken yet. finished: whether it gives no more.
     """
 
     chain: Sequence[Transformer]
     given: list[int]
+    most: float = math.inf
+    expansion: float = math.inf
     slice_bytes: int = _FIRST_SLICE
     left: list[bytes] = field(default_factory=list[bytes])
     finished: bool = False
@@ -50,7 +55,7 @@ def turn(progress: Progress, server: int, source: int, sink: int) -> Progress:
 
     Bound: a slice, and what it gives where nobody takes that. It ends soon where nothing comes, or nobody takes, and
     with the first slice after `_TURN_SECONDS`; what is left in ``source`` is there for the next turn.
-    *Errors*: those of the chain.
+    *Errors*: those of the chain, and ExpansionTooLarge.
     """
     with _opened(server, source, os.O_RDONLY) as taken, _opened(server, sink, os.O_WRONLY) as given:
         until = time.monotonic() + _TURN_SECONDS
@@ -67,13 +72,24 @@ def turn(progress: Progress, server: int, source: int, sink: int) -> Progress:
 def _worked_on(progress: Progress, piece: bytes) -> Generator[bytes]:
     """What a piece gives, or the end."""
     if not piece:
-        yield from finish(progress.chain, progress.given)
+        yield from _allowed(progress, finish(progress.chain, progress.given))
         return
     before = progress.flowed
-    yield from feed(progress.chain, piece, progress.given)
+    progress.most += progress.expansion * len(piece)
+    yield from _allowed(progress, feed(progress.chain, piece, progress.given))
     growth = max(1.0, (progress.flowed - before) / len(piece))
     fits = min(2 * progress.slice_bytes, int(_FLOW_BYTES / growth), _LARGEST_SLICE)
     progress.slice_bytes = max(_LEAST_SLICE, fits)
+
+
+def _allowed(progress: Progress, pieces: Iterable[bytes]) -> Generator[bytes]:
+    """*Errors*: ExpansionTooLarge. (Before they are many: where nobody takes them they stay here.)"""
+    for piece in pieces:
+        if progress.flowed > progress.most:
+            raise ExpansionTooLarge(
+                f"the body becomes more than {progress.most:.0f} bytes on the way through the steps"
+            )
+        yield piece
 
 
 def _take(source: int, most: int) -> bytes | None:

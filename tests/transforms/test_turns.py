@@ -16,7 +16,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import Overloaded
+from app.errors import ExpansionTooLarge, Overloaded
 from app.flow.processes import ProcessDied, open_processes
 from app.flow.threads import ThreadPool
 from app.transforms.plan import Content
@@ -98,6 +98,24 @@ def test_what_nobody_takes_is_left_and_nothing_more_is_taken() -> None:
         again = pipes.turn(now)
         assert again.left
         assert os.read(pipes.source, 100) == b"more\n"
+
+
+def test_what_becomes_too_much_is_not_held_although_nobody_takes_it() -> None:
+    with opened() as pipes:
+        pipes.send(b"many:1048576\n" * 50)
+        swelling = progress(Lines())
+        swelling.most, swelling.expansion = 1 << 20, 100
+        with pytest.raises(ExpansionTooLarge, match="1113576 bytes"):
+            pipes.turn(swelling)
+        assert 1 << 20 < swelling.flowed <= 2 << 20
+
+
+def test_what_grows_with_what_comes_is_allowed() -> None:
+    with opened() as pipes:
+        pipes.send(b"many:65536\n")
+        growing = progress(Lines())
+        growing.most, growing.expansion = 0, 10_000
+        assert pipes.turn(growing).flowed == 65_536
 
 
 def test_a_turn_ends_where_nothing_comes() -> None:
