@@ -81,6 +81,8 @@ class Reports:
         entry = await self._catalogue.find(check_user_id(user_id)) if version is None else None
         if entry is not None and (blob := self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)):
             return _report(entry, blob)
+        if entry is None and version is None:
+            raise _not_found(user_id)
         entry = entry or await self._entry(user_id, version)
         while True:
             try:

@@ -94,6 +94,8 @@ class Sink[R]:
         records = self._records
         if records:
             self._add(self._make([records.popleft() for _ in range(len(records))]))
+            if self._sleeps:  # the thread found nothing while they were being made
+                self._wake_up()
 
     def _add(self, lines: bytes) -> None:
         if not lines:
@@ -139,6 +141,7 @@ class Sink[R]:
             self._thread.start()
         except RuntimeError:  # the interpreter is at its end; or there are too many threads
             self._thread = None
+            self._wake.acquire(blocking=False)
             self._write_all()
 
     def _run(self) -> None:

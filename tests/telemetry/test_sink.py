@@ -67,6 +67,19 @@ def test_a_record_is_told_without_others(pipe: Pipe) -> None:
         assert pipe.sink.drain(_SECONDS)
 
 
+def test_where_no_thread_can_be_had_lines_are_written_all_the_same(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for line in (b"one\n", b"two\n"):
+            pipe.sink.put(line)
+            assert pipe.read_until(b"\n") == line
+    pipe.sink.put(b"three\n")
+    assert pipe.read_until(b"\n") == b"three\n"
+
+
 def test_records_that_were_dropped_are_told(pipe: Pipe) -> None:
     for _ in range(3000):
         pipe.sink.put_record(b"x" * 999 + b"\n")
