@@ -77,13 +77,12 @@ class Reports:
 
         *Errors*: BadUserId, ReportNotFound, VersionNotFound, ReportUnreadable, DatabaseUnavailable.
         """
-        # Nearly always these two lines are all: each coroutine on the way to an await is passed twice.
-        entry = await self._catalogue.find(check_user_id(user_id)) if version is None else None
-        if entry is not None and (blob := self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)):
-            return _report(entry, blob)
-        if entry is None and version is None:
-            raise _not_found(user_id)
-        entry = entry or await self._entry(user_id, version)
+        if version is None:  # asked for here: a coroutine more on the way to an await is passed twice by each request
+            entry = await self._catalogue.find(check_user_id(user_id))
+            if entry is None:
+                raise _not_found(user_id)
+        else:
+            entry = await self._entry(user_id, version)
         while True:
             try:
                 return await self._open(entry)

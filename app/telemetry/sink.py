@@ -106,8 +106,8 @@ class Sink[R]:
             else:
                 self._lines.append(lines)
                 self._size += len(lines)
-            if self._size >= _MANY_BYTES and self._hurry.locked():
-                self._hurry.release()
+            if self._size >= _MANY_BYTES:
+                self._end_pause()
 
     def _wake_up(self) -> None:
         with self._lock:
@@ -131,9 +131,13 @@ class Sink[R]:
         """Blocks until all has been written, for ``seconds`` at most; whether it has. For the end of a process."""
         with self._lock:
             self._hurries = True
-            if self._hurry.locked():
-                self._hurry.release()
+            self._end_pause()
         return self._idle.wait(seconds)
+
+    def _end_pause(self) -> None:
+        """With the lock, so that nobody releases it a second time."""
+        if self._hurry.locked():
+            self._hurry.release()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)

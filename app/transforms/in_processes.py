@@ -63,7 +63,7 @@ class InProcesses:
 
     async def take_turns(self, _reader: Reader, _writer: Writer) -> None:
         pipes = os.getpid(), self._source.reading, self._sink.writing
-        while not self._progress.ended:
+        while not self._progress.finished:
             if not is_done(self._progress.chain):
                 await trio.lowlevel.wait_readable(self._source.reading)
             self._progress.most = self._most()

@@ -28,7 +28,8 @@ class Progress:
 
     given: bytes that each of its transformers has given; flowed: all of them. most: what may have flowed by now, and
     ``expansion`` times as much more as it is fed in the turn. slice_bytes: how much it is fed at once, by how much that
-    makes flow. left: what it has given that nobody has taken yet. finished: whether it gives no more.
+    makes flow. left: what the last turn gave that nobody took, to be passed on before the next one. finished: whether
+    it gives no more.
     """
 
     chain: Sequence[Transformer]
@@ -43,10 +44,6 @@ class Progress:
     def flowed(self) -> int:
         return sum(self.given)
 
-    @property
-    def ended(self) -> bool:
-        return self.finished and not self.left
-
 
 def turn(progress: Progress, server: int, source: int, sink: int) -> Progress:
     """Feeds what comes from ``source``, to its end, and writes what that gives to ``sink``; and how things stand then.
@@ -59,7 +56,6 @@ def turn(progress: Progress, server: int, source: int, sink: int) -> Progress:
     """
     with _opened(server, source, os.O_RDONLY) as taken, _opened(server, sink, os.O_WRONLY) as given:
         until = time.monotonic() + _TURN_SECONDS
-        progress.left = _put(given, progress.left)
         while not (progress.left or progress.finished) and time.monotonic() < until:
             piece = b"" if is_done(progress.chain) else _take(taken, progress.slice_bytes)
             if piece is None:

@@ -52,6 +52,11 @@ class Pipes:
         except BlockingIOError:
             return b""
 
+    def passed_on(self, progress: Progress) -> bytes:
+        """What a turn gave, and what it left, which is not the next one's."""
+        left, progress.left = progress.left, []
+        return self.taken() + b"".join(left)
+
     def close(self) -> None:
         for descriptor in (self.source, self._to, self._from, self.sink):
             if descriptor >= 0:
@@ -79,11 +84,11 @@ def test_whatever_comes_and_goes_in_whichever_turns_is_given_in_order(parts: lis
         for part in filter(None, parts):
             pipes.send(part)
             now = pipes.turn(now)
-            out += pipes.taken()
+            out += pipes.passed_on(now)
         pipes.end()
-        while not now.ended:
+        while not now.finished:
             now = pipes.turn(now)
-            out += pipes.taken()
+            out += pipes.passed_on(now)
     lines = Lines()
     assert out == b"".join([*lines.feed(b"".join(parts)), *lines.finish()])
     assert now.flowed == len(out)
@@ -121,7 +126,7 @@ def test_what_grows_with_what_comes_is_allowed() -> None:
 def test_a_turn_ends_where_nothing_comes() -> None:
     with opened() as pipes:
         now = pipes.turn(progress(Lines()))
-        assert not now.ended
+        assert not now.finished
         assert not now.flowed
 
 
@@ -140,7 +145,8 @@ def test_a_chain_that_is_done_ends_without_the_end() -> None:
     with opened() as pipes:
         pipes.send(b"four more")
         now = pipes.turn(progress(First(4)))
-        assert now.ended
+        assert now.finished
+        assert not now.left
         assert pipes.taken() == b"four"
 
 
