@@ -18,7 +18,8 @@ class RequestScope:
     """One request, from its first byte to its last.
 
     id: its request id. trace_id: the trace that it belongs to, or None. traceparent, tracestate: what names it to whom
-    it calls. scope: what ends all that the request started; its own, unless one is given.
+    it calls. scope: what ends all that the request started; its own, unless one is given. timeouts: the limit that it
+    shares with others, where it does, and that does not last; whoever makes it enters it there.
     reason: why the request was cancelled; None while it was not. sent_now: bytes of its answer that went another way
     than by ``send``.
 
@@ -40,7 +41,13 @@ class RequestScope:
         "tracestate",
     )
 
-    def __init__(self, id: str, trace_id: str | None = None, scope: trio.CancelScope | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        trace_id: str | None = None,
+        scope: trio.CancelScope | None = None,
+        timeouts: Timeouts[RequestScope] | None = None,
+    ) -> None:
         self.id = id
         self.trace_id = trace_id
         self.traceparent: str | None = None
@@ -49,10 +56,10 @@ class RequestScope:
         self.reason: Reason | None = None
         self.sent_now = 0
         self._resources: ExitStack | None = None
-        self._lasts = True
+        self._lasts = timeouts is None
         self._moving = 0
         self._seconds = math.inf
-        self._timeouts: Timeouts[RequestScope] | None = None
+        self._timeouts = timeouts
 
     @property
     def resources(self) -> ExitStack:
@@ -77,12 +84,6 @@ class RequestScope:
         self.scope.deadline = trio.current_time() + seconds
         self._seconds = seconds
         self._lasts = lasts
-
-    def limit(self, timeouts: Timeouts[RequestScope], now: float | None = None) -> None:
-        """Ends the request by ``timeouts``, a limit that it shares with others and that does not last."""
-        self._timeouts = timeouts
-        self._lasts = False
-        timeouts.enter(self, now)
 
     @property
     def has_ended(self) -> bool:

@@ -77,6 +77,11 @@ class ShortRoute:
         """Its path, the parameter in braces."""
         return f"{self.prefix}{{{self.parameter}}}" if self.parameter else self.prefix
 
+    @cached_property
+    def slashes(self) -> int:
+        """That its path has."""
+        return self.prefix.count("/")
+
 
 @dataclass(slots=True)
 class Posted:

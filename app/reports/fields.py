@@ -15,7 +15,9 @@ from app.reports.service import Report
 def report_fields(report: Report) -> Fields:
     """Of the whole of it."""
     validators = report.validators
-    return _fields_of(report.user_id, report.media_type, validators.tag, _told(validators))
+    # What is strong is not later than Date, for its second has begun.
+    told = validators.modified if validators.modified_is_strong else _told(validators)
+    return _fields_of(report.user_id, report.media_type, validators.tag, told)
 
 
 def validator_fields(validators: Validators) -> Fields:
@@ -24,8 +26,8 @@ def validator_fields(validators: Validators) -> Fields:
 
 
 def _told(validators: Validators) -> int:
-    """Never later than Date (RFC 9110 8.8.2.1); what is strong is not, for its second has begun."""
-    return validators.modified if validators.modified_is_strong else min(validators.modified, int(time.time()))
+    """Never later than Date (RFC 9110 8.8.2.1)."""
+    return min(validators.modified, int(time.time()))
 
 
 # The same for each request of a report, which is made anew for each: a thousand of them are kept.

@@ -14,7 +14,7 @@ from app.http.conditions import Verdict, evaluate, range_applies
 from app.http.digests import sha256_of
 from app.http.fields import fields_of
 from app.http.media import is_media_type
-from app.http.queries import parse_query, whole_number
+from app.http.queries import Query, parse_query, whole_number
 from app.http.ranges import Part, Selection, Unsatisfiable, Whole, select
 from app.reports.description import Description, describe
 from app.reports.fields import report_fields, validator_fields
@@ -35,7 +35,7 @@ def report_route(reports: Reports, transforming: Transforming) -> ShortRoute:
     """``GET /api/report/{user_id}``."""
 
     async def report(method: str, user_id: str, fields: Mapping[str, str], query: bytes) -> Answer:
-        asked = parse_query(query)
+        asked: Query = parse_query(query) if query else {}
         version = whole_number(asked, "version", 1, _MOST_VERSION) if asked else None
         opened = await reports.open(user_id, version)
         if "step" in asked:

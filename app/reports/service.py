@@ -83,9 +83,10 @@ class Reports:
                 raise _not_found(user_id)
         else:
             entry = await self._entry(user_id, version)
+        blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
         while True:
             try:
-                return await self._open(entry)
+                return _report(entry, blob or await self._blobs.open(entry.path))
             except BlobUnreadable as error:
                 # Perhaps it was replaced, and its file removed, between the row and the file.
                 newer = await self._entry(user_id, version)
@@ -184,10 +185,6 @@ class Reports:
             raise _not_found(user_id)
         return entry
 
-    async def _open(self, entry: Entry) -> Report:
-        blob = self._blobs.open_nowait(entry.path, fixed=entry.digest is not None)
-        return _report(entry, blob or await self._blobs.open(entry.path))
-
     async def _expected(self, user_id: str, conditions: Conditions, own: str | None = None) -> Expected | None:
         """The entry for which the conditions hold, which they do for any, hence None, where there are none.
 
@@ -204,7 +201,7 @@ class Reports:
 
     async def _validators(self, entry: Entry) -> Validators:
         try:
-            report = await self._open(entry)
+            report = _report(entry, await self._blobs.open(entry.path))
         except BlobUnreadable:
             return _NOT_KNOWN  # it is there, but no tag is that of what nobody can read
         report.blob.close()

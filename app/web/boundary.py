@@ -46,7 +46,7 @@ class Boundary:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = SocketExchange if scope["type"] == "websocket" else Exchange
-        exchange = kind(scope, receive, send, self._gate, self._settings, self._timeouts.now)
+        exchange = kind(scope, receive, send, self._gate, self._settings, self._timeouts)
         request = exchange.request
         token = current_request.set(request)
         if exchange.span is not None:
@@ -59,7 +59,7 @@ class Boundary:
                 if exchange.peer is not None:
                     exchange.peer.when_gone(exchange.peer_left)
                 if exchange.borrows:
-                    request.limit(self._timeouts, exchange.came)
+                    self._timeouts.enter(request, exchange.came)
                     await self._app(scope, exchange.receive, exchange.send)
                 else:
                     self._set_deadline(exchange)

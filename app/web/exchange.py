@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from app.errors import BodyTooLarge, SluiceError
 from app.flow.drain import DrainGate
 from app.flow.request import RequestScope
 from app.flow.spans import begin_trace
+from app.flow.timeouts import Timeouts
 from app.http.problems import Problem, problem
 from app.http.request_ids import continue_trace, passed_on_state, request_id
 from app.settings import ServerSettings
@@ -72,7 +73,7 @@ class Exchange:
         send: Send,
         gate: DrainGate,
         settings: ServerSettings,
-        clock: Callable[[], float],
+        timeouts: Timeouts[RequestScope],
     ) -> None:
         given: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
@@ -88,7 +89,10 @@ class Exchange:
         borrowed = None if peer is None or b"sluice-deadline" in given else peer.scope
         self.borrows = borrowed is not None
         self.request = RequestScope(
-            request_id(given.get(b"x-request-id")), None if trace is None else trace.trace_id, borrowed
+            request_id(given.get(b"x-request-id")),
+            None if trace is None else trace.trace_id,
+            borrowed,
+            None if borrowed is None else timeouts,
         )
         if trace is not None:
             self.request.traceparent = trace.traceparent
@@ -105,8 +109,8 @@ class Exchange:
         self._send = send
         self._gate = gate
         self._limit = settings.max_upload
-        self._clock = clock
-        self.came = clock()
+        self._clock = timeouts.now
+        self.came = timeouts.now()
         self._first_byte: float | None = None
         self._headers_sent: list[tuple[bytes, bytes]] = []
         self._head: Message | None = None

@@ -36,14 +36,17 @@ class ShortWay:
         if scope["type"] == "http":
             method = scope["method"]
             if method in {"GET", "HEAD"}:
+                path: str = scope["path"]
                 for route in self._routes:
-                    parameter = _parameter(scope, route)
-                    if parameter is not None:
-                        scope[ROUTE] = route.template
-                        fields = fields_of(scope["headers"], route.fields)
-                        answer = await route.handler(method, parameter, fields, scope["query_string"])
-                        await send_answer(scope, send, answer)
-                        return
+                    # A slash that the parameter has is percent-encoded, and then it is a part of it.
+                    if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.slashes:
+                        parameter = path[len(route.prefix) :]
+                        if parameter if route.parameter else not parameter:
+                            scope[ROUTE] = route.template
+                            fields = fields_of(scope["headers"], route.fields)
+                            answer = await route.handler(method, parameter, fields, scope["query_string"])
+                            await send_answer(scope, send, answer)
+                            return
             elif method == "POST" and (post := self._posts.get(scope["path"])) is not None:
                 scope[ROUTE] = post.path
                 await send_answer(scope, send, await post.handler(self._posted(scope, receive, post)))
@@ -57,16 +60,6 @@ class ShortWay:
         client = scope.get("client")
         fields = fields_of(scope["headers"], post.fields)
         return Posted(fields, PulledBody(receive, self._most), length_of(scope), client[0] if client else "")
-
-
-def _parameter(scope: Scope, route: ShortRoute) -> str | None:
-    """The route's parameter, percent-decoded: a %2F is part of it, a slash is not; None where it is another route."""
-    path: str = scope["path"]
-    if path.startswith(route.prefix) and scope["raw_path"].count(b"/") == route.prefix.count("/"):
-        parameter = path[len(route.prefix) :]
-        if parameter if route.parameter else not parameter:
-            return parameter
-    return None
 
 
 def add_rules(application: Quart, routes: Sequence[ShortRoute], posts: Sequence[ShortPost] = ()) -> None:

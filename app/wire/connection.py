@@ -210,11 +210,11 @@ class Connection:
     async def _next_head(self) -> RequestHead | None:
         """None at the end, of whichever side, and where the client speaks HTTP/2."""
         inbound, shared = self._inbound, self._shared
-        buffered = inbound.buffered
-        nothing = bool(self._said) and not buffered  # of the next request, which is not the connection's first
+        # Whether the last request stood by itself, and nothing is here of the next one.
+        nothing = bool(self._head_bytes or (self._said and not inbound.buffered))
         begun = False
         try:
-            if buffered:  # pipelined: the others' turn comes between two requests of one client
+            if not nothing and inbound.buffered:  # pipelined: the others' turn comes between two requests of one client
                 await trio.lowlevel.checkpoint()
             came = b""
             while nothing or (head := inbound.next_head()) is None:

@@ -160,9 +160,17 @@ class Exchange:
     # -- the answer ----------------------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] == WHOLE and not self.started:
-            return self._send_whole(message)
-        return self._send_part(message)
+        if message["type"] != WHOLE or self.started:
+            return self._send_part(message)
+        close = message.get("close", False) or (self._inbound.left != 0 and self.leaves_too_much)
+        buffers = self.response.at_once(
+            message["status"], message["headers"], message["body"], close=close, own=message.get("own", b"")
+        )
+        self.started = True
+        if (left := self._put(buffers)) is not None:
+            return self._finish_after(left)
+        self._finish()
+        return NOTHING
 
     def send_now(self, data: bytes) -> bool:
         """A part of the body of an answer that has begun, while no ``send`` runs: what goes without waiting. Whether
@@ -174,17 +182,6 @@ class Exchange:
         except Gone:
             self.peer_left()
         return not self._unsent
-
-    def _send_whole(self, message: Message) -> Awaitable[None]:
-        close = message.get("close", False) or (self._inbound.left != 0 and self.leaves_too_much)
-        buffers = self.response.at_once(
-            message["status"], message["headers"], message["body"], close=close, own=message.get("own", b"")
-        )
-        self.started = True
-        if (left := self._put(buffers)) is not None:
-            return self._finish_after(left)
-        self._finish()
-        return NOTHING
 
     async def _finish_after(self, sending: Awaitable[None]) -> None:
         await sending

@@ -54,13 +54,13 @@ async def test_a_deadline_that_does_not_last_is_lifted_while_the_answer_moves(au
 
 @pytest.mark.parametrize("shared", [False, True])
 async def test_what_comes_and_what_goes_may_move_at_once(autojump_clock: MockClock, *, shared: bool) -> None:
-    request = RequestScope("a")
     timeouts: Timeouts[RequestScope] = Timeouts(5, RequestScope.expire)
+    request = RequestScope("a", timeouts=timeouts if shared else None)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(timeouts.run)
         if shared:
-            request.limit(timeouts)
+            timeouts.enter(request)
         else:
             request.set_deadline(5, lasts=False)
         with request.scope:
