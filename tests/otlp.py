@@ -29,6 +29,7 @@ class Given:
     """A span as it came. Ids in hexadecimal; times in seconds."""
 
     trace_id: str
+    state: str
     id: str
     parent: str
     name: str
@@ -151,6 +152,7 @@ def _decoded(body: bytes) -> list[Given]:
     return [
         Given(
             trace_id=span.trace_id.hex(),
+            state=span.trace_state,
             id=span.span_id.hex(),
             parent=span.parent_span_id.hex(),
             name=span.name,

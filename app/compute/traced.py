@@ -22,7 +22,7 @@ class CallSpans:
 
     def begin(self, name: str) -> Span:
         """The run itself, which the others are parts of; its parent is the server's to know."""
-        return Span(Tree(0, self, MOST_SPANS - 1), name, None, "internal", {"process.pid": os.getpid()})
+        return Span(Tree(0, self, MOST_SPANS), name, None, "internal", {"process.pid": os.getpid()})
 
     def put(self, span: Span) -> None:
         self._ended.append(span)

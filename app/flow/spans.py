@@ -45,16 +45,17 @@ class Recorder(Protocol):
 
 
 class Tree:
-    """The spans of one request, by its trace's id, of 128 bits.
+    """The spans of one request, by its trace's id, of 128 bits. state: the caller's ``tracestate``.
 
-    Bound: ``most`` of them; what comes later is left out, and counted."""
+    Bound: ``most`` of them, the first included; what comes later is left out, and counted."""
 
-    __slots__ = ("_left", "recorder", "trace_id")
+    __slots__ = ("_left", "recorder", "state", "trace_id")
 
     def __init__(self, trace_id: int, recorder: Recorder, most: int = _MOST_SPANS) -> None:
         self.trace_id = trace_id
         self.recorder = recorder
-        self._left = most
+        self.state = b""
+        self._left = most - 1
 
     def takes(self) -> bool:
         """Whether there may be one more."""
@@ -219,12 +220,15 @@ def begin_trace(continued: Trace | None) -> tuple[Trace | None, Span | None]:
     recorder = _recorder
     if recorder is None:
         return continued, None
-    trace_id = random.getrandbits(128) or 1 if continued is None else int(continued.trace_id, 16)
-    if not recorder.samples(trace_id, continued):
-        if continued is None:
-            ids = f"{trace_id << 64 | (random.getrandbits(64) or 1):048x}"
-            return Trace(ids[:32], ids[32:], "", "00"), None
-        return Trace(continued.trace_id, continued.span_id, continued.parent_id, "00"), None
-    parent = None if continued is None else int(continued.parent_id, 16)
+    if continued is None:
+        # An id must not be all zeros: once in 2⁶⁴ times it is, and others ignore it.
+        ids, parent = random.randbytes(24), None  # noqa: S311 - no secret, and the system's would be a system call
+        trace_id = int.from_bytes(ids[:16])
+        if not recorder.samples(trace_id, None):
+            return Trace(f"00-{ids.hex('-', -16)}-00"), None
+    else:
+        trace_id, parent = int(continued.trace_id, 16), int(continued.parent_id, 16)
+        if not recorder.samples(trace_id, continued):
+            return Trace(f"{continued.traceparent[:-2]}00", continued.parent_id), None
     begun = Span(Tree(trace_id, recorder), "", parent, "server", {})
-    return Trace(f"{trace_id:032x}", f"{begun.id:016x}", "" if parent is None else f"{parent:016x}", "01"), begun
+    return Trace(begun.traceparent, "" if continued is None else continued.parent_id), begun

@@ -27,16 +27,21 @@ def request_id(given: bytes | None) -> str:
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """One hop of a distributed trace: the caller's trace, with a span of our own."""
+    """One hop of a distributed trace, with a span of our own.
 
-    trace_id: str
-    span_id: str
-    parent_id: str
-    flags: str
+    traceparent: what names it (Trace Context 3.2). parent_id: the caller's span, or nothing.
+    """
+
+    traceparent: str
+    parent_id: str = ""
 
     @property
-    def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+    def trace_id(self) -> str:
+        return self.traceparent[3:35]
+
+    @property
+    def is_sampled(self) -> bool:
+        return self.traceparent.endswith("1")
 
 
 def continue_trace(traceparent: bytes | None) -> Trace | None:
@@ -49,7 +54,7 @@ def continue_trace(traceparent: bytes | None) -> Trace | None:
         return None
     # Of the flags only "sampled" is known to version 00; the others are not passed on (3.2.2.5.2).
     sampled = int(match["flags"], 16) & 1
-    return Trace(trace, secrets.token_hex(8), span, f"{sampled:02x}")
+    return Trace(f"00-{trace}-{secrets.token_hex(8)}-{sampled:02x}", span)
 
 
 def passed_on_state(tracestate: bytes) -> bytes | None:

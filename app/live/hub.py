@@ -140,7 +140,7 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         delivered, dropped = self._delivered, self._dropped.copy()
-        by_topic: Counter[str] = Counter()
+        by_topic: Counter[str] = Counter(dict.fromkeys((*self._settings.topics, OTHER), 0))
         for topic in self._topics.values():
             name = self._told_as(topic.name)
             delivered += topic.delivered

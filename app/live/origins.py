@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_ALLOWED_FIELDS = b"content-type, idempotency-key, last-event-id, sluice-deadline, traceparent, x-request-id"
+_ALLOWED_FIELDS = (
+    b"content-type, idempotency-key, last-event-id, sluice-deadline, traceparent, tracestate, x-request-id"
+)
 _PREFLIGHT_SECONDS = 600
 
 

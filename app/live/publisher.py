@@ -12,6 +12,7 @@ import trio
 
 from app.errors import DatabaseUnavailable, SluiceError
 from app.flow.spans import Span, current, run_within
+from app.flow.waking import WOKEN
 from app.live.derivations import Derivations
 from app.live.events import Draft, Event, EventId
 from app.live.store import Store
@@ -139,7 +140,7 @@ class Publisher:
         finally:
             for publication in batch:
                 publication.error = None if publication.id is not None else error
-                trio.lowlevel.reschedule(publication.task)
+                trio.lowlevel.reschedule(publication.task, WOKEN)
 
     def _tell_all(self, appended: Mapping[str, Sequence[Event]]) -> None:
         """What fails here is no failure of those who have published: it is committed."""

@@ -8,6 +8,7 @@ from typing import Literal
 import trio
 
 from app.config.live import TopicSettings
+from app.flow.waking import WOKEN
 from app.live.buffers import Buffer
 from app.live.events import BEFORE_ALL, Burst, Event, EventId, gap
 from app.live.horizon import Head
@@ -108,7 +109,7 @@ class Subscriber:
     def _wake(self) -> None:
         if (task := self._task) is not None:
             self._task = None
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, WOKEN)
 
 
 class Topic:

@@ -12,6 +12,7 @@ import trio
 from app.errors import DatabaseUnavailable, SluiceError
 from app.flow.request import current_request
 from app.flow.spans import Span, current, run_within
+from app.flow.waking import WOKEN
 
 _MOST_KEYS = 256
 _FLIGHTS = 2
@@ -145,7 +146,7 @@ class Lookup[V]:
             await self._fetch(batch, list(batch.keys))
         self._waiting -= len(batch.callers)
         for task in batch.callers:
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, WOKEN)
 
     async def _fetch(self, batch: _Batch[V], keys: list[str]) -> None:
         self._queries += 1

@@ -138,6 +138,7 @@ SPANS = _counter(
     " or `left_out` (their request had too many)",
     "outcome",
 )
+LOG_DROPPED = _counter("sluice_log_dropped_total", "lines of the log that were left out, as nobody took them in time")
 WORKERS = _gauge("sluice_workers", "server processes, by whether they `answered` this scrape", "state")
 CPU = _counter("process_cpu_seconds_total", "user and system time of the server processes")
 RESIDENT = _gauge("process_resident_memory_bytes", "resident memory of the server processes")

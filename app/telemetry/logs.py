@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ import structlog
 
 from app.flow.request import current_request
 from app.settings import LogLevel
-from app.telemetry.metrics import metrics
+from app.telemetry import families as f
+from app.telemetry.metrics import Reading, metrics
 from app.telemetry.outcomes import EndedRequest
 from app.telemetry.sink import Sink
 
@@ -41,14 +42,15 @@ def configure_logs(level: LogLevel = "info", *, apart: bool = True) -> None:
     apart: lines are written by a thread, so that nobody who logs waits for whoever reads them; False for commands,
     which have words for standard output too.
     """
-    global request_ended, _tells_requests  # noqa: PLW0603 - standard error is the process's
+    global request_ended, _sink, _tells_requests  # noqa: PLW0603 - standard error is the process's
     if cast("TextIO | None", sys.stderr) is None:  # it was closed by whoever started us
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process runs
     number = logging.getLevelNamesMapping()[level.upper()]
     as_json = not sys.stderr.isatty()
     _tells_requests = number <= logging.INFO
     rendering = _json() if as_json else _console()
-    sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _take, apart=apart)
+    _sink = sink = Sink(sys.stderr.fileno(), partial(_dropped, rendering), _take, apart=apart)
+    metrics.read(_measures)
     request_ended = sink.put_record if as_json else _tell_request
     metrics.requests.settle = sink.make_records
     atexit.register(sink.drain, _LAST_LINES_SECONDS)
@@ -93,7 +95,12 @@ def _dropped(rendering: Sequence[structlog.typing.Processor], count: int) -> byt
     return f"{event}\n".encode()
 
 
+def _measures() -> Iterable[Reading]:
+    yield f.LOG_DROPPED, (), 0 if _sink is None else _sink.dropped
+
+
 _log = structlog.get_logger()
+_sink: Sink[EndedRequest] | None = None
 _tells_requests = True
 
 

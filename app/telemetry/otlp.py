@@ -15,7 +15,8 @@ from app.flow.spans import Kind, Span, Value
 # Attributes that are remembered, encoded.
 _MOST_REMEMBERED = 1024
 # Tags: the number of a field, and how it is written.
-_TRACE_ID, _SPAN_ID, _PARENT_ID, _NAME, _ATTRIBUTE = b"\x0a\x10", b"\x12\x08", b"\x22\x08", b"\x2a", b"\x4a"
+_TRACE_ID, _SPAN_ID, _STATE, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x1a", b"\x22\x08"
+_NAME, _ATTRIBUTE = b"\x2a", b"\x4a"
 _KINDS: dict[Kind, bytes] = {
     "internal": b"\x30\x01",
     "server": b"\x30\x02",
@@ -39,6 +40,8 @@ def encode_batch(resource: bytes, scope: bytes, spans: Iterable[Span]) -> bytes:
 def encode_span(span: Span) -> bytes:
     """``Span``."""
     parts = [_TRACE_ID, span.tree.trace_id.to_bytes(16), _SPAN_ID, span.id.to_bytes(8)]
+    if span.tree.state:
+        parts.append(_field(_STATE, span.tree.state))
     if span.parent is not None:
         parts += (_PARENT_ID, span.parent.to_bytes(8))
     parts += (_name(span.name), _KINDS[span.kind], _TIMES.pack(0x39, span.began, 0x41, span.ended))

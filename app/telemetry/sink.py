@@ -23,7 +23,7 @@ class Sink[R]:
     """Lines on their way to ``descriptor``, written by a thread of its own.
 
     tell: makes the line that says how many were dropped. make: makes those of records, one line each; it must not
-    raise. apart: False where whoever logs may wait, and writes itself.
+    raise. apart: False where whoever logs may wait, and writes itself. dropped: lines, since the start.
 
     Bound: `_MOST_BYTES`, and `_MADE_TOGETHER` records; lines past it are dropped, those that were made together at
     once, and how many were is told at their place once the descriptor takes lines again. Lines leave in the order in
@@ -44,7 +44,7 @@ class Sink[R]:
         self._making = threading.Lock()
         self._lines: list[bytes] = []  # each a line, or several of them
         self._size = 0
-        self._dropped = 0
+        self.dropped = self._dropped = 0
         self._thread: threading.Thread | None = None
         self._sleeps = True
         # Locks that the thread waits for, and others release: an event's wait takes the interpreter several times.
@@ -102,7 +102,9 @@ class Sink[R]:
             return
         with self._lock:
             if self._size + len(lines) > _MOST_BYTES:
-                self._dropped += lines.count(b"\n")
+                count = lines.count(b"\n")
+                self._dropped += count
+                self.dropped += count
             else:
                 self._lines.append(lines)
                 self._size += len(lines)

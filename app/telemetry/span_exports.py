@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
 from app import __version__
@@ -149,13 +149,13 @@ def resource(given: Resource) -> Resource:
 
 def readable(span: Span, resource: Resource) -> ReadableSpan:
     """``span`` as the SDK has it."""
-    trace_id = span.tree.trace_id
+    trace_id, state = span.tree.trace_id, TraceState.from_header([span.tree.state.decode("latin-1")])
     parent = None
     if span.parent is not None:
         parent = SpanContext(trace_id, span.parent, is_remote=span.kind == "server", trace_flags=_SAMPLED)
     return ReadableSpan(
         name=span.name,
-        context=SpanContext(trace_id, span.id, is_remote=False, trace_flags=_SAMPLED),
+        context=SpanContext(trace_id, span.id, is_remote=False, trace_flags=_SAMPLED, trace_state=state),
         parent=parent,
         resource=resource,
         attributes=span.attributes,

@@ -102,12 +102,12 @@ class Traces:
     def samples(self, trace_id: int, continued: Trace | None) -> bool:
         if self._bound is None:
             return self._asks_sampler(trace_id, continued)
-        return trace_id % _ANY_TRACE_ID < self._bound if continued is None else continued.flags == "01"
+        return trace_id % _ANY_TRACE_ID < self._bound if continued is None else continued.is_sampled
 
     def _asks_sampler(self, trace_id: int, continued: Trace | None) -> bool:
         context = None
         if continued is not None:
-            flags = _SAMPLED if continued.flags == "01" else _NOT_SAMPLED
+            flags = _SAMPLED if continued.is_sampled else _NOT_SAMPLED
             parent = SpanContext(trace_id, int(continued.parent_id, 16), is_remote=True, trace_flags=flags)
             context = set_span_in_context(NonRecordingSpan(parent))
         return self._sampler.should_sample(context, trace_id, "HTTP", SpanKind.SERVER, {}).decision.is_sampled()

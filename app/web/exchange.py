@@ -97,7 +97,9 @@ class Exchange:
         if trace is not None:
             self.request.traceparent = trace.traceparent
             if continued is not None and b"tracestate" in given:
-                self.request.tracestate = passed_on_state(given[b"tracestate"])
+                self.request.tracestate = state = passed_on_state(given[b"tracestate"])
+                if self.span is not None and state is not None:
+                    self.span.tree.state = state
         self.status: int | None = None
         self.started: bool = False
         self.finishing: bool = False
@@ -325,7 +327,7 @@ class Exchange:
             "info",
             self.taken,
             request.trace_id,
-            trace is not None and trace.flags == "01",
+            trace is not None and trace.is_sampled,
         )
         logs.request_ended(ended)
 

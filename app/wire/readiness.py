@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from app.flow.waking import WOKEN
 from app.wire.asgi import NOTHING
 
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -48,7 +49,7 @@ class Watched:
         if task is None:
             self.ready = True
         else:
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, WOKEN)
 
     def leave(self) -> None:
         """The peer has left."""

@@ -40,7 +40,11 @@ def forwarder() -> Generator[Forwarder]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = call("parts", count=2)
-            fields = {"Content-Type": "application/json", "traceparent": self.headers["traceparent"]}
+            fields = {
+                "Content-Type": "application/json",
+                "traceparent": self.headers["traceparent"],
+                "tracestate": self.headers.get("tracestate", ""),
+            }
             found = httpx.post(f"http://127.0.0.1:{told.port}{PROCESS}", content=body, headers=fields)
             self.send_response(found.status_code)
             self.send_header("Content-Type", "application/json")
@@ -105,7 +109,7 @@ def only(spans: list[Given], name: str) -> Given:
 
 
 def test_a_request_through_an_upstream_and_a_worker_is_one_tree(server: SluiceProcess, collected: Collector) -> None:
-    answer = httpx.get(f"{server.url}/api/aggregate/v", headers={"traceparent": TRACEPARENT})
+    answer = httpx.get(f"{server.url}/api/aggregate/v", headers={"traceparent": TRACEPARENT, "tracestate": "a=1"})
     assert answer.json()["complete"]
     assert answer.json()["sources"]["up"]["value"] == {"result": False}  # no worker has OpenTelemetry loaded
     first = collected.request(http__route="/api/aggregate/{view}")
@@ -114,6 +118,7 @@ def test_a_request_through_an_upstream_and_a_worker_is_one_tree(server: SluicePr
     by_id = {one.id: one for one in spans}
     assert len(by_id) == len(spans), told
     assert (first.trace_id, first.parent, first.name) == (TRACE, PARENT, "GET /api/aggregate/{view}"), told
+    assert {one.state for one in spans} == {"a=1"}, told
     assert answer.headers["traceparent"] == f"00-{TRACE}-{first.id}-01"
     chain = [only(spans, "task run")]
     while (parent := chain[-1].parent) != PARENT:

@@ -29,6 +29,7 @@ _names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
 _told = st.fixed_dictionaries(
     {
         "trace_id": st.integers(1, 2**128 - 1),
+        "state": st.sampled_from([b"", b"a=1", b"vendor@other=t61rcWkgMzE,rojo=00f067aa0ba902b7"]),
         "name": _names,
         "parent": st.none() | _64_BITS,
         "kind": st.sampled_from(["internal", "server", "client", "producer"]),
@@ -43,6 +44,7 @@ _told = st.fixed_dictionaries(
 
 def made(told: dict[str, Any]) -> Span:
     tree = Tree(told.pop("trace_id"), cast("Any", None))
+    tree.state = told.pop("state")
     span = Span(tree, told["name"], told["parent"], told["kind"], told["attributes"])
     for name, value in told.items():
         setattr(span, name, value)

@@ -118,12 +118,13 @@ class ClientConnection(TCPServer):
         return getattr(stream, "transport_stream", stream).socket
 
     async def _refuse(self) -> None:
-        """There are too many. TLS is not worth a handshake for that."""
+        """There are too many. TLS is not worth a handshake for that: the log and the metrics alone are told."""
         stream: Any = self.stream
+        error = Overloaded("the server has as many connections as it takes", retry_after=1)
+        answer = refuse(error, self._client, unseen=True).as_http1()
         if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + OTHER_DESCRIPTORS // 2:
             return
-        error = Overloaded("the server has as many connections as it takes", retry_after=1)
-        os.write(self._socket.fileno(), refuse(error, self._client, unseen=True).as_http1())
+        os.write(self._socket.fileno(), answer)
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
             while await self._socket.recv(_READ_BYTES):
