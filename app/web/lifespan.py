@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import structlog
 import trio
@@ -49,11 +50,12 @@ class Server:
                 self._app = boundary.__call__
                 nursery.start_soon(boundary.run)
                 started = True
-                await send({"type": "lifespan.startup.complete"})
-                try:
-                    await receive()  # lifespan.shutdown
-                finally:
-                    self._app = None
+                with _left_alone_by_the_collector():
+                    await send({"type": "lifespan.startup.complete"})
+                    try:
+                        await receive()  # lifespan.shutdown
+                    finally:
+                        self._app = None
                 nursery.cancel_scope.cancel()
         except BaseException as raised:
             lines = start_errors(raised)
@@ -70,3 +72,15 @@ class Server:
                 drained = self._gate.statistics()
                 _log.info("stopped", finished=drained.finished, cut=drained.cut)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+@contextmanager
+def _left_alone_by_the_collector() -> Generator[None]:
+    """What there is by now stays. It is most of all there is, and each look of the garbage collector at the whole of it
+    would stop the event loop for longer than anything else does."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -81,6 +82,20 @@ async def test_the_rooms_are_open_from_startup_to_shutdown(log: Log) -> None:
     assert lifespan.types == ["startup.complete", "shutdown.complete"]
     assert opened == ["open", "closed"]
     assert [line["event"] for line in log] == ["request", "stopped"]
+
+
+async def test_what_is_there_at_the_start_is_left_alone_by_the_garbage_collector() -> None:
+    """Of the rooms nothing is looked at; what came since then is."""
+    before = gc.get_freeze_count()
+    lifespan, server = _Lifespan(), _server(_rooms([]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_live, server, lifespan)
+        await wait_all_tasks_blocked()
+        assert gc.get_freeze_count() > before
+        assert not any(found is server for found in gc.get_objects())
+        lifespan.shut_down()
+    assert gc.get_freeze_count() == 0
+    assert any(found is server for found in gc.get_objects())
 
 
 async def test_the_last_line_says_what_was_finished_and_what_was_cut(log: Log) -> None:
