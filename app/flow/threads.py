@@ -35,13 +35,14 @@ class _Places:
         self.release_on_behalf_of = limiter.release_on_behalf_of
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        if self._limiter.available_tokens:
-            self._waits.observe(0.0)
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(borrower)  # others get their turn while the thread is at it
+        except trio.WouldBlock:
+            began = trio.current_time()
             await self._limiter.acquire_on_behalf_of(borrower)
-            return
-        began = trio.current_time()
-        await self._limiter.acquire_on_behalf_of(borrower)
-        self._waits.observe(trio.current_time() - began)
+            self._waits.observe(trio.current_time() - began)
+        else:
+            self._waits.observe(0.0)
 
 
 class ThreadPool:

@@ -149,11 +149,11 @@ class _Connections:
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
         came = trio.current_time()
-        if not self._permits.value:
+        try:
+            self._permits.acquire_nowait()
+        except trio.WouldBlock:
             with wait_span("sqlite"):
                 await self._permits.acquire()
-        else:
-            await self._permits.acquire()
         try:
             connection = self.idle.pop() if self.idle else await self._open()
             self._times.waits.observe(trio.current_time() - came)

@@ -69,12 +69,8 @@ async def task_tree(name: str, vocabulary: Vocabulary, most: int = MOST_NODES) -
     return tree.finish()
 
 
-@dataclass(slots=True)
-class _Step:
-    """A coroutine on a task's stack."""
-
-    code: CodeType
-    frame: FrameType | None
+type _Step = tuple[CodeType, Any]
+"""A coroutine on a task's stack, or a frame, after its code. (Its own frame is made when somebody asks for it.)"""
 
 
 @dataclass(slots=True)
@@ -93,7 +89,7 @@ class _Tree:
         if self.count >= self.most:
             self.waiting.append((task, parent))
             return False
-        steps = list(_steps(task))
+        steps = _steps(task)
         node = parent if self._is_hoisted(task, steps) else self._add(task, steps, parent)
         for nursery in task.child_nurseries:
             # The last is taken first.
@@ -110,7 +106,7 @@ class _Tree:
         return self.top
 
     def _is_hoisted(self, task: trio.lowlevel.Task, steps: list[_Step]) -> bool:
-        return task.parent_nursery is None or any(self.vocabulary.is_hoisted(step.code) for step in steps)
+        return task.parent_nursery is None or self.vocabulary.is_hoisted(code for code, _ in steps)
 
     def _add(self, task: trio.lowlevel.Task, steps: list[_Step], parent: Node) -> Node:
         """A node for each thing that the stack stands for, one below the other; the one that its children go to."""
@@ -129,7 +125,7 @@ class _Tree:
     def _waits_on(self, task: trio.lowlevel.Task, steps: list[_Step]) -> str | None:
         if task is trio.lowlevel.current_task() or getattr(task, "_next_send_fn", None) is not None:
             return None
-        return self.vocabulary.waits_on([step.code for step in steps])
+        return self.vocabulary.waits_on([code for code, _ in steps])
 
     def _room(self, name: str) -> Node:
         if name not in self.rooms:
@@ -161,27 +157,37 @@ def _order(node: Node) -> tuple[bool, bool, str]:
 # -- a task's stack ----------------------------------------------------------------------------------------------------
 
 
-def _steps(task: trio.lowlevel.Task) -> Iterator[_Step]:
+def _steps(task: trio.lowlevel.Task) -> list[_Step]:
     """From the outermost one in. Of the task that asks, what is called by now."""
     if task is trio.lowlevel.current_task():
-        yield from reversed(list(_running(task)))
-        return
+        return list(_running(task))[::-1]
+    steps: list[_Step] = []
     awaited: Any = task.coro
     for _ in range(_DEEPEST):
         kind = cast("type[object]", type(awaited))
         if kind is CoroutineType:
-            yield _Step(awaited.cr_code, awaited.cr_frame)
+            steps.append((awaited.cr_code, awaited))
             awaited = awaited.cr_await
         elif kind is AsyncGeneratorType:
-            yield _Step(awaited.ag_code, awaited.ag_frame)
+            steps.append((awaited.ag_code, awaited))
             awaited = awaited.ag_await
         elif kind is GeneratorType:
-            yield _Step(awaited.gi_code, awaited.gi_frame)
+            steps.append((awaited.gi_code, awaited))
             awaited = awaited.gi_yieldfrom
         elif awaited is None:
-            return
+            break
         else:  # such as what `anext` gives, which tells nobody but the collector
             awaited = _within(awaited)
+    return steps
+
+
+def _frame_of(step: Any) -> FrameType | None:
+    kind = cast("type[object]", type(step))
+    if kind is CoroutineType:
+        return step.cr_frame
+    if kind is AsyncGeneratorType:
+        return step.ag_frame
+    return step.gi_frame if kind is GeneratorType else step
 
 
 def _within(awaited: Any) -> Any:
@@ -192,23 +198,24 @@ def _running(task: trio.lowlevel.Task) -> Iterator[_Step]:
     frame: FrameType | None = sys._getframe()
     outermost = getattr(task.coro, "cr_frame", None)
     while frame is not None:
-        yield _Step(frame.f_code, frame)
+        yield frame.f_code, frame
         if frame is outermost:
             return
         frame = frame.f_back
 
 
 def _named(steps: list[_Step], vocabulary: Vocabulary) -> Iterator[Named]:
-    for index, step in enumerate(steps):
-        if step.frame is None:
+    for index, (code, step) in enumerate(steps):
+        is_thread = code is _IN_THREAD
+        naming = vocabulary.naming(code)
+        if not (is_thread or naming) or (frame := _frame_of(step)) is None:
             continue
-        if step.code is _IN_THREAD:
-            inner = [further.code for further in steps[index + 1 :]]
+        if is_thread:
+            inner = [further for further, _ in steps[index + 1 :]]
             if inner and _WAITS_FOR_THREAD not in inner:
-                yield Named("thread", _function_name(step.frame.f_locals.get("sync_fn")), waits_on="the function")
+                yield Named("thread", _function_name(frame.f_locals.get("sync_fn")), waits_on="the function")
             return
-        naming = vocabulary.naming(step.code)
-        named = None if naming is None else naming(step.frame.f_locals)
+        named = None if naming is None else naming(frame.f_locals)
         if named is not None:
             yield named
 

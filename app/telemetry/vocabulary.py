@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any
 
@@ -52,8 +52,8 @@ class Vocabulary:
     def naming(self, code: CodeType) -> Naming | None:
         return self._names.get(id(code))
 
-    def is_hoisted(self, code: CodeType) -> bool:
-        return id(code) in self._hoisted
+    def is_hoisted(self, codes: Iterable[CodeType]) -> bool:
+        return not self._hoisted.isdisjoint(map(id, codes))
 
     def waits_on(self, codes: list[CodeType]) -> str:
         """codes: from the outermost one in."""
