@@ -149,6 +149,7 @@ class _Connections:
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
         came = trio.current_time()
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._permits.acquire_nowait()
         except trio.WouldBlock:
