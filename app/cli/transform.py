@@ -15,10 +15,9 @@ from app.cli.interruptible import run_interruptible
 from app.errors import StartError
 from app.flow.threads import ThreadPool
 from app.settings import Settings
-from app.transforms.files import open_source, open_target, read_file, write_file
+from app.transforms.files import BLOCK_BYTES, open_source, open_target, read_file, write_file
 from app.transforms.plan import Content
 from app.transforms.service import Outcome, open_transforms
-from app.transforms.step import PIECE_BYTES
 
 
 def run(settings: Settings, parsed: argparse.Namespace) -> None:
@@ -32,7 +31,7 @@ def run(settings: Settings, parsed: argparse.Namespace) -> None:
             target = await stack.enter_async_context(open_target(parsed.target, threads))
             bar = stack.enter_context(_progress(source))
             blocks = read_file(source, threads, bar.update)
-            chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome, at_once=PIECE_BYTES))
+            chunks = await stack.enter_async_context(transforms.run(blocks, plan, outcome, at_once=BLOCK_BYTES))
             await write_file(target, chunks, threads)
 
     try:

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from app.flow.threads import ThreadPool
 
 # What a thread hop moves: so much that the hop costs little beside it.
-_BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 1024 * 1024
 _STANDARD_INPUT = {"-", "/dev/stdin", "/dev/fd/0"}
 _STANDARD_OUTPUT = {"-", "/dev/stdout", "/dev/fd/1"}
 
@@ -25,7 +25,7 @@ async def read_file(file: BinaryIO, threads: ThreadPool, progress: Callable[[int
     *Cancellation*: at once, also where it is a pipe or a terminal that nothing comes from: its thread is left behind.
     *Errors*: OSError.
     """
-    while block := await threads.run_or_abandon(partial(os.read, file.fileno(), _BLOCK_BYTES)):
+    while block := await threads.run_or_abandon(partial(os.read, file.fileno(), BLOCK_BYTES)):
         progress(len(block))
         yield block
 
@@ -37,7 +37,7 @@ async def write_file(file: BinaryIO, chunks: AsyncIterator[bytes], threads: Thre
     """
     regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     # A pipe's reader is given what there is: it may be waiting for it.
-    most = _BLOCK_BYTES if regular else 0
+    most = BLOCK_BYTES if regular else 0
     run = threads.run if regular else threads.run_or_abandon
     gathered: list[bytes] = []
     size = 0

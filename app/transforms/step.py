@@ -42,8 +42,8 @@ class Transformer(Protocol):
     A transformer is pure: no Trio, no I/O, no clock. One that runs in a process is pickled between pieces, and so
     keeps its state in plain attributes.
 
-    Bound: what it holds between calls is what its step declares; a call yields pieces of about `PIECE_BYTES`, one
-    after the other as they are asked for, never empty ones.
+    Bound: what it holds between calls is what its step declares; a call yields pieces of about `PIECE_BYTES`, unless
+    it says that they are larger, one after the other as they are asked for, never empty ones.
 
     *Errors*: Malformed, from any call, and from the iteration.
     """
