@@ -71,3 +71,9 @@ class Timeouts[K: Hashable]:
 
     def _late(self, now: float) -> list[K]:
         return [key for key, _ in takewhile(lambda entry: entry[1] <= now, self._due.items())]
+
+
+async def checkpoint_if_ended() -> None:
+    """`trio.lowlevel.checkpoint_if_cancelled`, also for who is late by a deadline that Trio has not looked at yet."""
+    if trio.current_effective_deadline() <= trio.current_time():
+        await trio.lowlevel.checkpoint()

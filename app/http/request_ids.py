@@ -13,7 +13,8 @@ _TRACEPARENT = re.compile(
     rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
 _MOST_STATE = 512
-_STATE_MEMBER = re.compile(rb"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,256}")
+_MOST_STATE_MEMBERS = 32
+_STATE_MEMBER = re.compile(rb"([a-z0-9][a-z0-9_\-*/@]{0,255})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}")
 
 
 def request_id(given: bytes | None) -> str:
@@ -59,9 +60,11 @@ def continue_trace(traceparent: bytes | None) -> Trace | None:
 
 def passed_on_state(tracestate: bytes) -> bytes | None:
     """``tracestate`` as it goes on with a trace that is continued: as it came, for it is others' (Trace Context 3.3);
-    None where it is empty, too long to be passed on (3.3.1.5), or no list of ``key=value`` of ASCII."""
+    None where it is empty, too long to be passed on (3.3.1.5), or no list (3.3.1.1) of ``key=value`` of ASCII, each key
+    once."""
     if len(tracestate) > _MOST_STATE:
         return None
     members = [member.strip(b" \t") for member in tracestate.split(b",")]
     told = [member for member in members if member]
-    return b",".join(told) if told and all(map(_STATE_MEMBER.fullmatch, told)) else None
+    keys = {match[1] for member in told if (match := _STATE_MEMBER.fullmatch(member))}
+    return b",".join(told) if 0 < len(keys) == len(told) <= _MOST_STATE_MEMBERS else None

@@ -13,6 +13,7 @@ import trio
 
 from app.errors import BACKING_OFF, DatabaseUnavailable, QueryFailed, StartError
 from app.flow.spans import span
+from app.flow.timeouts import checkpoint_if_ended
 from app.settings import DatabaseSettings
 from app.storage.backoff import Backoff
 from app.storage.database import DatabaseStatistics, DatabaseTimes, Rows, Scalar
@@ -145,7 +146,7 @@ class MysqlDatabase:
 
     @asynccontextmanager
     async def _lend(self) -> AsyncGenerator[MysqlConnection]:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_ended()
         came = trio.current_time()
         try:
             self._permits.acquire_nowait()

@@ -14,6 +14,7 @@ import trio
 from app.errors import DatabaseUnavailable, DuplicateKey, InsufficientStorage, QueryFailed, StartError
 from app.flow.histograms import Histogram
 from app.flow.threads import ThreadPool
+from app.flow.timeouts import checkpoint_if_ended
 from app.storage.database import DatabaseStatistics, DatabaseTimes, Row, Rows, Scalar
 from app.storage.query_spans import query_span, wait_span
 from app.storage.stream_places import StreamPlaces
@@ -149,7 +150,7 @@ class _Connections:
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[_Connection]:
         came = trio.current_time()
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_ended()
         try:
             self._permits.acquire_nowait()
         except trio.WouldBlock:

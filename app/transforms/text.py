@@ -21,7 +21,7 @@ LOOK_AHEAD_BYTES = 64 * 1024
 """How much of what may be ignored behind a capital sigma is held until it is known whether a letter follows."""
 
 ASCII_BYTES = 1024 * 1024
-"""How much of what is all ASCII is worked on, and given, at once: a quarter of a millisecond."""
+"""How much of what is all ASCII is worked on, and given, at once: of letters, a quarter of a millisecond."""
 
 _TAIL_BYTES = 64  # in which there mostly is a character that tells
 

@@ -94,12 +94,16 @@ async def test_a_call_cancelled_at_any_of_its_awaits_leaves_the_database_of_use(
     assert step > 1
 
 
-async def test_a_call_in_a_scope_that_is_cancelled_already_does_nothing(database: Database) -> None:
+@pytest.mark.parametrize("by", ["cancel", "deadline"])
+async def test_a_call_in_a_scope_that_is_cancelled_already_does_nothing(database: Database, by: str) -> None:
     await database.execute("CREATE TABLE things (a BIGINT)")
     before = database.statistics()
     for operation in (_fetch, _execute, _stream, _transaction, _ping):
         with trio.CancelScope() as scope:
-            scope.cancel()
+            if by == "cancel":
+                scope.cancel()
+            else:  # which Trio has not looked at yet
+                scope.deadline = trio.current_time() - 1
             await operation(database)
         assert scope.cancelled_caught
     assert database.statistics() == before

@@ -227,11 +227,19 @@ async def test_who_is_refused_need_not_say_anything() -> None:
 
 
 async def test_over_tls_one_too_many_is_not_worth_a_handshake() -> None:
+    def shed() -> float:
+        requests = metrics.snapshot().get("http_requests_total", {})
+        count = requests.get(("other", "unmatched", "503", "overloaded"), 0.0)
+        assert not isinstance(count, Distribution)
+        return count
+
+    before = shed()
     async with open_server(echo, tls=True, max_connections=1) as server, server.connect() as one:
         await one.ask(GET)
         async with await connect(server.port) as raw:
             assert await raw.receive_some(1) == b""
         assert (await one.ask(GET)).status == 200
+    assert shed() == before + 1
 
 
 async def test_the_refused_are_not_counted_for_ever() -> None:

@@ -19,6 +19,7 @@ from hypercorn.typing import ConnectionState
 
 from app.errors import Overloaded
 from app.flow.threads import ThreadPool
+from app.telemetry.metrics import metrics
 from app.wire.connection import Connection, Connections
 from app.wire.hypercorn.applications import ApplicationGroup
 from app.wire.hypercorn.http2 import Http2
@@ -118,13 +119,13 @@ class ClientConnection(TCPServer):
         return getattr(stream, "transport_stream", stream).socket
 
     async def _refuse(self) -> None:
-        """There are too many. TLS is not worth a handshake for that: the log and the metrics alone are told."""
+        """There are too many. TLS is not worth a handshake for that, nor a flood a line of the log for each."""
         stream: Any = self.stream
         error = Overloaded("the server has as many connections as it takes", retry_after=1)
-        answer = refuse(error, self._client, unseen=True).as_http1()
         if isinstance(stream, trio.SSLStream) or self.shared.count > self.shared.limit + OTHER_DESCRIPTORS // 2:
+            metrics.requests.refused(error)
             return
-        os.write(self._socket.fileno(), answer)
+        os.write(self._socket.fileno(), refuse(error, self._client, unseen=True).as_http1())
         self._socket.shutdown(trio.socket.SHUT_WR)
         with trio.move_on_after(1):  # what it has sent would otherwise reset our answer away
             while await self._socket.recv(_READ_BYTES):
