@@ -13,6 +13,8 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*+)?+\r\n"
 _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}+(?:;[\t\x20-\x7e\x80-\xff]*+)?+\r?+)?+")
 _LONGEST_LINE = 1024 + 2
 _MOST_EXTENSIONS = 16 * 1024
+MOST_AT_ONCE = 256
+"""Chunks that are taken in one go: however small they are, others get their turn."""
 
 # What frames, routes, authenticates, controls or describes content is no trailer's business (RFC 9110 6.5.1).
 _NOT_IN_TRAILERS = frozenset(
@@ -36,11 +38,13 @@ class Chunks:
 
     max_trailer_bytes, max_trailer_fields: bounds of its trailer section. A size line has at most 1024 bytes, the
     extensions of the whole body at most 16 KiB; beyond either the body is refused.
-    trailers: known once ``done``; names in lower case, without those that no trailer may carry.
+    trailers: known once ``done``; names in lower case, without those that no trailer may carry. cut_short: whether more
+    of the body may be there than was taken last, as that were `MOST_AT_ONCE` chunks.
     """
 
     def __init__(self, max_trailer_bytes: int, max_trailer_fields: int) -> None:
         self.trailers: list[Field] = []
+        self.cut_short = False
         self._max_trailer_bytes = max_trailer_bytes
         self._max_trailer_fields = max_trailer_fields
         self._next = _Next.SIZE
@@ -54,14 +58,15 @@ class Chunks:
         return self._next is _Next.NOTHING
 
     def take(self, buffer: Buffer, at: int, limit: int) -> tuple[bytes | None, int]:
-        """At most ``limit`` bytes of the body out of ``buffer`` from ``at`` on, and where to go on.
+        """At most ``limit`` bytes of the body, of `MOST_AT_ONCE` chunks, out of ``buffer`` from ``at`` on, and where to
+        go on.
 
         The bytes are b"" at the body's end, None where more input is needed.
 
         Errors: BadRequest; HeadTooLarge for the trailers. Nothing may be taken afterwards.
         """
         parts: list[bytes] = []
-        while limit and self._next is not _Next.NOTHING:
+        while limit and self._next is not _Next.NOTHING and len(parts) < MOST_AT_ONCE:
             if self._next is _Next.DATA:
                 stop = min(len(buffer), at + min(limit, self._left))
                 if stop == at:
@@ -74,6 +79,7 @@ class Chunks:
             elif (stop := self._frame(buffer, at)) == at:
                 break
             at = stop
+        self.cut_short = len(parts) == MOST_AT_ONCE
         return (b"".join(parts) if parts or self.done else None), at
 
     def _frame(self, buffer: Buffer, at: int) -> int:

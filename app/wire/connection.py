@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import trio
 
-from app.errors import RequestTimeout, SluiceError
+from app.errors import BadRequest, RequestTimeout, SluiceError
 from app.flow.timeouts import Timeouts
 from app.settings import ServerSettings
 from app.telemetry import families as f
@@ -157,7 +157,7 @@ class Connection:
                     # (Here, for each coroutine between a request's task and what it waits for costs each request.)
                     while (head := await self._next_head()) is not None:
                         if head.upgrade == b"websocket" and head.method == "GET":
-                            handed_over = self._inbound.last_head + self._inbound.rest()
+                            handed_over = _handshake(head, self._inbound.last_head) + self._inbound.rest()
                             break
                         if not await self._exchange(head):
                             break
@@ -300,3 +300,14 @@ class Connection:
             await self._transport.end()
             while left > 0 and (came := await self._transport.receive(stoppable=True)):
                 left -= len(came)
+
+
+def _handshake(head: RequestHead, raw: bytes) -> bytes:
+    """``raw`` for those who speak WebSocket, and HTTP/1.1 and no later minor version.
+
+    *Errors*: BadRequest where a body would come first (RFC 9110 7.8): another hop would not take it for frames.
+    """
+    if head.chunked or head.content_length:
+        raise BadRequest("a request that asks for a WebSocket has no body")
+    line, end, fields = raw.partition(b"\r\n")
+    return line[:-1] + b"1" + end + fields

@@ -131,6 +131,8 @@ class Exchange:
 
     async def _next_body(self) -> bytes | None:
         """None where the peer has left."""
+        if self._inbound.cut_short:  # whoever sends tiny chunks does not keep the loop to himself
+            await trio.lowlevel.checkpoint()
         while not self.broken:
             data = self._inbound.next_body(READ_BYTES)
             if data is not None:

@@ -75,6 +75,11 @@ class Inbound:
         """Bytes held that were not taken."""
         return len(self._buffer) - self._at
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether what `next_body` gave last was less than is there, as it were too many chunks for one go."""
+        return self._chunks is not None and self._chunks.cut_short
+
     def rest(self) -> bytes:
         """What was fed and not taken as head or body, for handing the connection over. It stays where it is.
 

@@ -246,7 +246,10 @@ class TlsTransport:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             # `aclose` says no more than FIN in streams that are ``https_compatible``, and closes.
             stream = cast("Any", self._stream)
-            await stream._retry(stream._ssl_object.unwrap, ignore_want_read=True)
+            try:
+                await stream._retry(stream._ssl_object.unwrap, ignore_want_read=True)
+            except trio.BrokenResourceError:  # so is what had come before; by then it has made its own end
+                await self._stream.transport_stream.send_all(stream._outgoing.read())
         with suppress(OSError):
             self._stream.transport_stream.socket.shutdown(socket.SHUT_WR)
 

@@ -10,6 +10,7 @@ import trio
 
 from app.errors import RequestTimeout
 from app.wire.asgi import PEER, Receive, Scope, Send
+from app.wire.chunked import MOST_AT_ONCE
 from app.wire.transport import READ_BYTES
 from tests.wire.serving import (
     GET,
@@ -47,6 +48,37 @@ async def test_chunks_come_without_their_framing(tls: bool) -> None:
     async with open_server(echo, tls=tls) as server, server.connect() as client:
         answered = await client.ask(post_chunked(b"one", b"two" * 40_000))
         assert answered.body == b"POST / one" + b"two" * 40_000
+
+
+async def test_tiny_chunks_leave_the_others_their_turn() -> None:
+    """However many have come at once: between each `MOST_AT_ONCE` of them."""
+    turn = 0
+    taken: list[tuple[int, int]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        more = True
+        while more:
+            message = await receive()
+            taken.append((len(message["body"]), turn))
+            more = message["more_body"]
+        await answer(send)
+
+    async with open_server(app) as server, server.connect() as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, post_chunked(*[b"x"] * 20_000))
+
+        async def others() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(others)
+        assert (await client.answer("POST")).status == 200
+        nursery.cancel_scope.cancel()
+    assert sum(size for size, _ in taken) == 20_000
+    assert max(size for size, _ in taken) == MOST_AT_ONCE
+    full = [turn for size, turn in taken if size == MOST_AT_ONCE]
+    assert full[-1] - full[0] >= len(full) - 2  # Trio changes who is first
 
 
 async def test_a_request_s_trailers_are_no_part_of_its_body_nor_the_next_request() -> None:

@@ -395,8 +395,10 @@ async def test_an_answer_that_lasts_until_the_close_is_cut_by_a_reset(cut: bool,
         assert await client.ending() == ("reset" if cut else "fin")
 
 
-async def test_an_answer_until_the_close_over_tls_says_that_it_has_ended() -> None:
-    """A client that is not lenient takes an end that was not announced for a cut (RFC 8446 6.1)."""
+@pytest.mark.parametrize("behind", [b"", GET * 1000, bytes(300_000)], ids=["nothing", "requests", "much"])
+async def test_an_answer_until_the_close_over_tls_says_that_it_has_ended(behind: bytes) -> None:
+    """A client that is not lenient takes an end that was not announced for a cut (RFC 8446 6.1), also where it had sent
+    more than was read."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await start(send)
@@ -405,7 +407,7 @@ async def test_an_answer_until_the_close_over_tls_says_that_it_has_ended() -> No
 
     async with open_server(app, tls=True) as server, server.connect() as client:
         client.stream._https_compatible = False  # type: ignore[union-attr]
-        await client.send(b"GET / HTTP/1.0\r\n\r\n")
+        await client.send(b"GET / HTTP/1.0\r\n\r\n" + behind)
         assert (await client.rest()).endswith(b"whole")
         assert await client.ending() == "fin"
 

@@ -580,6 +580,22 @@ async def test_a_handshake_that_is_none_is_refused(field: bytes) -> None:
         assert (await server.ask(GET)).body == b"hello"
 
 
+@pytest.mark.parametrize("field", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
+async def test_a_handshake_with_a_body_is_refused(field: bytes) -> None:
+    """Another hop takes the body for one, and not for frames (RFC 9110 7.8)."""
+    ping = b"\x89\x83\0\0\0\0hey"
+    async with open_server(echo) as server, server.connect() as client:
+        refused = await client.ask(HANDSHAKE[:-2] + field + b"\r\n\r\n" + ping)
+        assert (refused.status, refused.problem["error"]) == (400, "Bad request")
+        assert await client.rest() == b""
+
+
+async def test_a_handshake_of_a_later_minor_version_is_one() -> None:
+    async with open_server(echo) as server, server.connect() as client:
+        await client.send(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.5"))
+        assert (await client.receive()).startswith(b"HTTP/1.1 101 ")
+
+
 async def test_an_upgrade_to_something_else_is_an_ordinary_request() -> None:
     async with open_server(echo) as server:
         request = HANDSHAKE.replace(b"websocket", b"carrier-pigeon")
