@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ class OpenFile(Protocol):
     def read_nowait(self, start: int, stop: int) -> bytes | bytearray | None: ...
     async def read(self, start: int, stop: int) -> bytes: ...
     def chunks(self, start: int, stop: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
+    def pieces(self, start: int, stop: int, size: int) -> AsyncGenerator[bytes]: ...
     def close(self) -> None: ...
 
 

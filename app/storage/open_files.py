@@ -304,10 +304,10 @@ class Blob:
         async with open_pipeline(self.pieces(start, stop), max_bytes=CHUNK_BYTES) as output:
             yield output
 
-    async def pieces(self, start: int, stop: int) -> AsyncGenerator[bytes]:
-        """Bytes ``start`` up to ``stop``, in chunks of `CHUNK_BYTES`, each read when it is asked for; as `read`."""
-        for offset in range(start, stop, CHUNK_BYTES):
-            yield await self.read(offset, min(offset + CHUNK_BYTES, stop))
+    async def pieces(self, start: int, stop: int, size: int = CHUNK_BYTES) -> AsyncGenerator[bytes]:
+        """Bytes ``start`` up to ``stop``, in chunks of ``size``, each read when it is asked for; as `read`."""
+        for offset in range(start, stop, size):
+            yield await self.read(offset, min(offset + size, stop))
 
     def close(self) -> None:
         if self._descriptor >= 0:

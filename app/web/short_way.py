@@ -6,6 +6,7 @@ Everything else about a request (its id, limits, deadline, log, errors) is the b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import NoReturn
 
 from quart import Quart
@@ -136,7 +137,11 @@ async def _send_large(scope: Scope, send: Send, head: Message, part: FilePart) -
             raise BlobTruncated("the file became shorter while it was sent") from error
         return
     left = part.stop - part.start
-    async with part.file.chunks(part.start, part.stop) as chunks:
+    if scope["http_version"].startswith("1"):
+        reading = part.file.chunks(part.start, part.stop)
+    else:  # of a hundred answers that one connection may ask for, and take none of, not much is held
+        reading = aclosing(part.file.pieces(part.start, part.stop, _SMALL_BYTES))
+    async with reading as chunks:
         await send(head)
         async for chunk in chunks:
             left -= len(chunk)
