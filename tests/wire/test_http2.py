@@ -17,6 +17,8 @@ from app.wire.asgi import PEER, Receive, Scope, Send
 from tests.wire.http2_client import CODES, LARGEST, WINDOW, Http2, bounded, connected, hello
 from tests.wire.serving import Leaving, answer, end, open_server, over_both, part, read_body, start
 
+ASKED = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "sluice")]
+
 
 class Slow:
     """``/slow`` takes of its body what it is allowed to; all else is answered at once."""
@@ -502,3 +504,61 @@ async def test_frames_that_mean_nothing_here_are_skipped() -> None:
     async with open_server(hello) as server, connected(server) as client:
         await client.client.send(_frame(0xFA, 0, 0, b"unknown") + _frame(2, 0, 1, b"\x00\x00\x00\x00\x10"))
         assert await client.body(await client.ask("/")) == b"hello"
+
+
+async def test_priorities_are_heeded_no_more() -> None:
+    """Neither do they count as streams, nor is one an error that is about the stream itself."""
+    idle = b"".join(_frame(2, 0, 2 * number + 1, b"\0\0\0\0\x10") for number in range(1, 2000))
+    async with open_server(bounded(hello)) as server, connected(server) as client:
+        await client.client.send(idle + _frame(2, 0, 1, b"\0\0\0\x01\x10"))
+        await client.ping()
+        for stream in (1, 3):
+            client.h2.send_headers(stream, ASKED, end_stream=True, priority_weight=7, priority_depends_on=stream + 90)
+            await client.flush()
+            assert await client.body(stream) == b"hello"
+        assert await client.body(await client.ask("/")) == b"hello"
+
+
+# -- too many streams --------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_too_many_is_refused_and_the_others_are_answered() -> None:
+    slow = Slow()
+    async with open_server(slow) as server, connected(server) as client:
+        streams = [_begun(client, "/slow", f"value-{number}") for number in range(150)]
+        await client.client.send(client.h2.data_to_send())  # in one go, before the settings of the server are seen
+        for stream in streams[100:]:
+            assert await client.reset(stream) == CODES.REFUSED_STREAM
+        # Trailers and a body that were on their way to one that is refused.
+        await client.client.send(_frame(0, 0, streams[-1], b"data") + _frame(1, 5, streams[-1], b"\x82"))
+        await client.ping()
+        slow.allowed.close()
+        for stream in streams[:100]:
+            assert await client.body(stream) == b"slow"
+        assert not client.of(h2.events.ConnectionTerminated)
+
+
+async def test_the_fields_of_a_refused_stream_are_known_to_later_requests() -> None:
+    slow = Slow()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await slow(scope, receive, send)
+        else:
+            await answer(send, dict(scope["headers"])[b"x-value"])
+
+    async with open_server(app) as server, connected(server) as client:
+        streams = [_begun(client, "/slow", "early") for _ in range(100)]
+        refused = _begun(client, "/other", "late")
+        await client.flush()
+        assert await client.reset(refused) == CODES.REFUSED_STREAM
+        slow.allowed.close()
+        for stream in streams:
+            await client.body(stream)
+        assert await client.body(await client.ask("/other", ("x-value", "late"))) == b"late"
+
+
+def _begun(client: Http2, path: str, value: str) -> int:
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, [*ASKED[:1], (":path", path), *ASKED[2:], ("x-value", value)], end_stream=True)
+    return stream

@@ -138,7 +138,7 @@ def _unexpected() -> list[str]:
         **coroutines(HTTPStream, "app_send"),
         **coroutines(WSStream, "handle", "app_send", "_accept", "_handle_events", "_send_wsproto_event"),
         **coroutines(TaskGroup, "spawn_app"),
-        **methods(H2Connection, "_begin_new_stream"),
+        **methods(H2Connection, "_begin_new_stream", "_receive_headers_frame", "_receive_priority_frame"),
         **methods(H2Stream, "_process_received_headers", "_initialize_content_length", "_track_content_length"),
         "h2.frame_buffer.FrameBuffer._data": isinstance(getattr(FrameBuffer(), "_data", None), bytearray),
     }
