@@ -15,7 +15,7 @@ import trio
 from app.flow.request import current_request
 from app.wire.asgi import PEER, Receive, Scope, Send
 from tests.wire.http2_client import CODES, LARGEST, WINDOW, Http2, bounded, connected, hello
-from tests.wire.serving import Leaving, answer, end, open_server, over_both, part, read_body, start
+from tests.wire.serving import Leaving, answer, echo, end, open_server, over_both, part, read_body, start
 
 ASKED = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "sluice")]
 
@@ -562,3 +562,47 @@ def _begun(client: Http2, path: str, value: str) -> int:
     stream = client.h2.get_next_available_stream_id()
     client.h2.send_headers(stream, [*ASKED[:1], (":path", path), *ASKED[2:], ("x-value", value)], end_stream=True)
     return stream
+
+
+# -- heads that are not complete ---------------------------------------------------------------------------------------
+
+_BEGUN = {
+    "no continuation": _frame(1, 1, 3, b"\x82\x86\x84"),
+    "a continuation that is not the last": _frame(1, 1, 3, b"\x82") + _frame(9, 0, 3, b"\x86"),
+    "a part of a frame": _frame(1, 5, 3, b"\x82\x86\x84", length=100),
+    "a part of a continuation": _frame(1, 1, 3, b"\x82") + _frame(9, 4, 3, b"\x86", length=100),
+}
+
+
+@over_both
+@pytest.mark.parametrize("begun", list(_BEGUN.values()), ids=list(_BEGUN))
+async def test_a_head_that_does_not_come_to_its_end_ends_its_connection(begun: bytes, tls: bool) -> None:
+    slow = Slow()
+    async with open_server(bounded(slow), tls=tls, header_timeout=0.1) as server, connected(server) as client:
+        await client.ask("/slow")  # for the connection is not idle
+        await client.ping()
+        await client.client.send(begun)
+        assert await client.goodbye() == CODES.ENHANCE_YOUR_CALM
+        await slow.gone.wait()
+        async with connected(server) as other:
+            assert await other.body(await other.ask("/")) == b"hello"
+
+
+async def test_each_head_has_its_own_time_and_what_else_is_slow_has_more() -> None:
+    limit = 0.5
+    async with open_server(echo, header_timeout=limit) as server, connected(server) as client:
+        stream = await client.ask("/", method="POST", ends=False)
+        until = trio.current_time() + 2 * limit
+        while trio.current_time() < until:
+            other = client.h2.get_next_available_stream_id()
+            client.h2.send_headers(other, ASKED, end_stream=True)
+            head = client.h2.data_to_send()
+            await client.client.send(head[:-1])
+            await trio.sleep(limit / 10)
+            await client.client.send(head[-1:])
+            assert await client.body(other) == b"GET / "
+        # A part of a body is no head.
+        await client.client.send(_frame(0, 1, stream, b"", length=4)[:9])
+        await trio.sleep(2 * limit)
+        await client.client.send(b"data")
+        assert await client.body(stream) == b"POST / data"

@@ -56,11 +56,14 @@ class Http2(H2Protocol):
     connection's reader and its sending task write; applications leave what they send to the latter, so that one that is
     cancelled takes no other with it. A stream is reset (8.1) rather than left open: one whose answer the application
     left unfinished, one whose client gives no credit for ``stall_timeout`` seconds, and one whose body nobody wants.
+    A head that is not complete after ``header_timeout`` seconds ends the connection: nothing else may come before its
+    rest does (4.3).
 
     WebSockets are not offered over it (RFC 8441): they share the one reader. Clients use HTTP/1.1 for them.
     """
 
     stall_timeout: float
+    header_timeout: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -74,6 +77,8 @@ class Http2(H2Protocol):
             },
         )
         self._uploading: set[int] = set()
+        self._head: int | None = None
+        self._head_complete = trio.Event()
 
     async def send_task(self) -> None:
         while not self.closed:
@@ -110,9 +115,12 @@ class Http2(H2Protocol):
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
-        if not self.closed and self._frame_is_too_long:
-            await self.say_goodbye(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
-            await self.send(Closed())
+        if self.closed:
+            self._head_complete.set()
+            return
+        if self._frame_is_too_long:
+            await self._end(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+        self._watch_head()
 
     @property
     def _frame_is_too_long(self) -> bool:
@@ -120,6 +128,28 @@ class Http2(H2Protocol):
         there."""
         size = bytes(cast("Any", self.connection.incoming_buffer)._data[:3])
         return int.from_bytes(size) > self.connection.max_inbound_frame_size
+
+    def _watch_head(self) -> None:
+        """Gives what has come of a head ``header_timeout`` seconds until the rest of it is there."""
+        head = self.connection.unfinished_head
+        if head == self._head:
+            return
+        self._head = head
+        self._head_complete.set()
+        if head is not None:
+            self._head_complete = trio.Event()
+            cast("Any", self.task_group).spawn(self._end_without_head, self._head_complete)
+
+    async def _end_without_head(self, complete: trio.Event) -> None:
+        with trio.move_on_after(self.header_timeout):
+            await complete.wait()
+        if not complete.is_set():
+            _log.info("head not complete", seconds=self.header_timeout)
+            await self._end(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+
+    async def _end(self, code: h2.errors.ErrorCodes) -> None:
+        await self.say_goodbye(code)
+        await self.send(Closed())
 
     async def say_goodbye(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.NO_ERROR) -> None:
         """GOAWAY (6.8)."""

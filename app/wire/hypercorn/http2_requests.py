@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from h2.connection import (
     AllowedStreamIDs,
@@ -38,6 +38,15 @@ class Http2Connection(H2Connection):
     It heeds no priorities (5.3.2): Hypercorn would sort all streams anew for each.
     """
 
+    _heads = 0
+
+    @property
+    def unfinished_head(self) -> int | None:
+        """The number of the head of which a part has come, another for each; None where there is no such part."""
+        buffer = cast("Any", self.incoming_buffer)
+        begun = buffer._headers_buffer or buffer._data[3:4] == b"\x01"  # HEADERS
+        return self._heads if begun else None
+
     def take_fault(self, stream_id: int) -> str | None:
         """What is wrong with the request of that stream, once; None where nothing is."""
         stream = self.streams.get(stream_id)
@@ -55,6 +64,7 @@ class Http2Connection(H2Connection):
         return [], self.state_machine.process_input(ConnectionInputs.RECV_PRIORITY)
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        self._heads += 1
         frame.flags.discard("PRIORITY")
         try:
             return super()._receive_headers_frame(frame)
