@@ -14,6 +14,7 @@ import trio
 
 from app.flow.request import current_request
 from app.wire.asgi import PEER, Receive, Scope, Send
+from app.wire.hypercorn.http2_requests import Http2Connection
 from tests.wire.http2_client import CODES, LARGEST, WINDOW, Http2, bounded, connected, hello
 from tests.wire.serving import Leaving, answer, echo, end, open_server, over_both, part, read_body, start
 
@@ -606,3 +607,43 @@ async def test_each_head_has_its_own_time_and_what_else_is_slow_has_more() -> No
         await trio.sleep(2 * limit)
         await client.client.send(b"data")
         assert await client.body(stream) == b"POST / data"
+
+
+# -- floods ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(_frame(8, 0, 0, b"\0\0\0\x01"), id="credit"),
+        pytest.param(_frame(4, 0, 0), id="settings"),
+        pytest.param(_frame(2, 0, 1, b"\0\0\0\0\x10"), id="priorities"),
+        pytest.param(_frame(0, 0, 1), id="empty data"),
+    ],
+)
+async def test_a_flood_of_small_frames_leaves_the_others_their_turn(
+    frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = 0
+    handled: Counter[int] = Counter()
+    receive = Http2Connection.receive_data
+
+    def spy(self: Http2Connection, data: Any) -> list[h2.events.Event]:
+        handled[turn] += len(data)
+        return receive(self, data)
+
+    monkeypatch.setattr(Http2Connection, "receive_data", spy)
+    flood = frame * (64 * 1024 // len(frame))
+    async with (
+        open_server(bounded(Slow())) as server,
+        connected(server) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await client.ask("/slow", method="POST", ends=False)
+        await client.ping()
+        nursery.start_soon(client.client.send, flood)
+        while handled.total() < len(flood):
+            await trio.lowlevel.checkpoint()
+            turn += 1
+        assert max(handled.values()) <= 8 * 1024
+        await client.ping()
