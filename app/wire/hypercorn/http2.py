@@ -24,6 +24,7 @@ _log = structlog.get_logger()
 
 # How much of what was read is handled before the others' turn comes: of the smallest frames it holds hundreds.
 _TURN_BYTES = 4 * 1024
+_FRAME_HEAD_BYTES = 9
 
 
 class _Buffer(StreamBuffer):
@@ -121,10 +122,13 @@ class Http2(H2Protocol):
             await super().handle(event)
             self._head_complete.set()
             return
-        for start in range(0, len(event.data), _TURN_BYTES):
-            if start:
+        rest = event.data
+        while rest:
+            if rest is not event.data:
                 await trio.lowlevel.checkpoint()
-            await super().handle(RawData(event.data[start : start + _TURN_BYTES]))
+            size = max(_TURN_BYTES, self._missing)
+            await super().handle(RawData(rest[:size]))
+            rest = rest[size:]
             if not self.closed and self._frame_is_too_long:
                 await self._end(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
             if self.closed:
@@ -135,8 +139,17 @@ class Http2(H2Protocol):
     def _frame_is_too_long(self) -> bool:
         """Whether more is announced than a frame may have (4.2). h2 would look only once all of it, up to 16 MiB, is
         there."""
-        size = bytes(cast("Any", self.connection.incoming_buffer)._data[:3])
-        return int.from_bytes(size) > self.connection.max_inbound_frame_size
+        return self._announced > self.connection.max_inbound_frame_size
+
+    @property
+    def _announced(self) -> int:
+        """The size of the frame that has begun."""
+        return int.from_bytes(bytes(cast("Any", self.connection.incoming_buffer)._data[:3]))
+
+    @property
+    def _missing(self) -> int:
+        """How much of the frame that has begun has not come: a large one costs no more turns than its parts."""
+        return self._announced + _FRAME_HEAD_BYTES - len(cast("Any", self.connection.incoming_buffer)._data)
 
     def _watch_head(self) -> None:
         """Gives what has come of a head ``header_timeout`` seconds until the rest of it is there."""
