@@ -14,8 +14,11 @@ import trio
 
 from app.flow.request import current_request
 from app.wire.asgi import PEER, Receive, Scope, Send
+from app.wire.hypercorn.http2_requests import Http2Connection
 from tests.wire.http2_client import CODES, LARGEST, WINDOW, Http2, bounded, connected, hello
-from tests.wire.serving import Leaving, answer, end, open_server, over_both, part, read_body, start
+from tests.wire.serving import Leaving, answer, echo, end, open_server, over_both, part, read_body, start
+
+ASKED = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "sluice")]
 
 
 class Slow:
@@ -502,3 +505,145 @@ async def test_frames_that_mean_nothing_here_are_skipped() -> None:
     async with open_server(hello) as server, connected(server) as client:
         await client.client.send(_frame(0xFA, 0, 0, b"unknown") + _frame(2, 0, 1, b"\x00\x00\x00\x00\x10"))
         assert await client.body(await client.ask("/")) == b"hello"
+
+
+async def test_priorities_are_heeded_no_more() -> None:
+    """Neither do they count as streams, nor is one an error that is about the stream itself."""
+    idle = b"".join(_frame(2, 0, 2 * number + 1, b"\0\0\0\0\x10") for number in range(1, 2000))
+    async with open_server(bounded(hello)) as server, connected(server) as client:
+        await client.client.send(idle + _frame(2, 0, 1, b"\0\0\0\x01\x10"))
+        await client.ping()
+        for stream in (1, 3):
+            client.h2.send_headers(stream, ASKED, end_stream=True, priority_weight=7, priority_depends_on=stream + 90)
+            await client.flush()
+            assert await client.body(stream) == b"hello"
+        assert await client.body(await client.ask("/")) == b"hello"
+
+
+# -- too many streams --------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_too_many_is_refused_and_the_others_are_answered() -> None:
+    slow = Slow()
+    async with open_server(slow) as server, connected(server) as client:
+        streams = [_begun(client, "/slow", f"value-{number}") for number in range(150)]
+        await client.client.send(client.h2.data_to_send())  # in one go, before the settings of the server are seen
+        for stream in streams[100:]:
+            assert await client.reset(stream) == CODES.REFUSED_STREAM
+        # Trailers and a body that were on their way to one that is refused.
+        await client.client.send(_frame(0, 0, streams[-1], b"data") + _frame(1, 5, streams[-1], b"\x82"))
+        await client.ping()
+        slow.allowed.close()
+        for stream in streams[:100]:
+            assert await client.body(stream) == b"slow"
+        assert not client.of(h2.events.ConnectionTerminated)
+
+
+async def test_the_fields_of_a_refused_stream_are_known_to_later_requests() -> None:
+    slow = Slow()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await slow(scope, receive, send)
+        else:
+            await answer(send, dict(scope["headers"])[b"x-value"])
+
+    async with open_server(app) as server, connected(server) as client:
+        streams = [_begun(client, "/slow", "early") for _ in range(100)]
+        refused = _begun(client, "/other", "late")
+        await client.flush()
+        assert await client.reset(refused) == CODES.REFUSED_STREAM
+        slow.allowed.close()
+        for stream in streams:
+            await client.body(stream)
+        assert await client.body(await client.ask("/other", ("x-value", "late"))) == b"late"
+
+
+def _begun(client: Http2, path: str, value: str) -> int:
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, [*ASKED[:1], (":path", path), *ASKED[2:], ("x-value", value)], end_stream=True)
+    return stream
+
+
+# -- heads that are not complete ---------------------------------------------------------------------------------------
+
+_BEGUN = {
+    "no continuation": _frame(1, 1, 3, b"\x82\x86\x84"),
+    "a continuation that is not the last": _frame(1, 1, 3, b"\x82") + _frame(9, 0, 3, b"\x86"),
+    "a part of a frame": _frame(1, 5, 3, b"\x82\x86\x84", length=100),
+    "a part of a continuation": _frame(1, 1, 3, b"\x82") + _frame(9, 4, 3, b"\x86", length=100),
+}
+
+
+@over_both
+@pytest.mark.parametrize("begun", list(_BEGUN.values()), ids=list(_BEGUN))
+async def test_a_head_that_does_not_come_to_its_end_ends_its_connection(begun: bytes, tls: bool) -> None:
+    slow = Slow()
+    async with open_server(bounded(slow), tls=tls, header_timeout=0.1) as server, connected(server) as client:
+        await client.ask("/slow")  # for the connection is not idle
+        await client.ping()
+        await client.client.send(begun)
+        assert await client.goodbye() == CODES.ENHANCE_YOUR_CALM
+        await slow.gone.wait()
+        async with connected(server) as other:
+            assert await other.body(await other.ask("/")) == b"hello"
+
+
+async def test_each_head_has_its_own_time_and_what_else_is_slow_has_more() -> None:
+    limit = 0.5
+    async with open_server(echo, header_timeout=limit) as server, connected(server) as client:
+        stream = await client.ask("/", method="POST", ends=False)
+        until = trio.current_time() + 2 * limit
+        while trio.current_time() < until:
+            other = client.h2.get_next_available_stream_id()
+            client.h2.send_headers(other, ASKED, end_stream=True)
+            head = client.h2.data_to_send()
+            await client.client.send(head[:-1])
+            await trio.sleep(limit / 10)
+            await client.client.send(head[-1:])
+            assert await client.body(other) == b"GET / "
+        # A part of a body is no head.
+        await client.client.send(_frame(0, 1, stream, b"", length=4)[:9])
+        await trio.sleep(2 * limit)
+        await client.client.send(b"data")
+        assert await client.body(stream) == b"POST / data"
+
+
+# -- floods ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(_frame(8, 0, 0, b"\0\0\0\x01"), id="credit"),
+        pytest.param(_frame(4, 0, 0), id="settings"),
+        pytest.param(_frame(2, 0, 1, b"\0\0\0\0\x10"), id="priorities"),
+        pytest.param(_frame(0, 0, 1), id="empty data"),
+    ],
+)
+async def test_a_flood_of_small_frames_leaves_the_others_their_turn(
+    frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = 0
+    handled: Counter[int] = Counter()
+    receive = Http2Connection.receive_data
+
+    def spy(self: Http2Connection, data: Any) -> list[h2.events.Event]:
+        handled[turn] += len(data)
+        return receive(self, data)
+
+    monkeypatch.setattr(Http2Connection, "receive_data", spy)
+    flood = frame * (64 * 1024 // len(frame))
+    async with (
+        open_server(bounded(Slow())) as server,
+        connected(server) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await client.ask("/slow", method="POST", ends=False)
+        await client.ping()
+        nursery.start_soon(client.client.send, flood)
+        while handled.total() < len(flood):
+            await trio.lowlevel.checkpoint()
+            turn += 1
+        assert max(handled.values()) <= 8 * 1024
+        await client.ping()

@@ -12,7 +12,7 @@ import h2.settings
 import priority
 import structlog
 import trio
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Body, EndBody, InformationalResponse, Response, StreamClosed, Trailers
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, BUFFER_LOW_WATER, BufferCompleteError, H2Protocol, StreamBuffer
@@ -21,6 +21,10 @@ from app.wire.hypercorn.http2_requests import Http2Connection
 from app.wire.hypercorn.http_stream import HttpStream
 
 _log = structlog.get_logger()
+
+# How much of what was read is handled before the others' turn comes: of the smallest frames it holds hundreds.
+_TURN_BYTES = 4 * 1024
+_FRAME_HEAD_BYTES = 9
 
 
 class _Buffer(StreamBuffer):
@@ -56,11 +60,14 @@ class Http2(H2Protocol):
     connection's reader and its sending task write; applications leave what they send to the latter, so that one that is
     cancelled takes no other with it. A stream is reset (8.1) rather than left open: one whose answer the application
     left unfinished, one whose client gives no credit for ``stall_timeout`` seconds, and one whose body nobody wants.
+    A head that is not complete after ``header_timeout`` seconds ends the connection: nothing else may come before its
+    rest does (4.3).
 
     WebSockets are not offered over it (RFC 8441): they share the one reader. Clients use HTTP/1.1 for them.
     """
 
     stall_timeout: float
+    header_timeout: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -74,6 +81,8 @@ class Http2(H2Protocol):
             },
         )
         self._uploading: set[int] = set()
+        self._head: int | None = None
+        self._head_complete = trio.Event()
 
     async def send_task(self) -> None:
         while not self.closed:
@@ -109,17 +118,60 @@ class Http2(H2Protocol):
                 await super().stream_send(event)
 
     async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if not self.closed and self._frame_is_too_long:
-            await self.say_goodbye(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
-            await self.send(Closed())
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            self._head_complete.set()
+            return
+        rest = event.data
+        while rest:
+            if rest is not event.data:
+                await trio.lowlevel.checkpoint()
+            size = max(_TURN_BYTES, self._missing)
+            await super().handle(RawData(rest[:size]))
+            rest = rest[size:]
+            if not self.closed and self._frame_is_too_long:
+                await self._end(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+            if self.closed:
+                return
+        self._watch_head()
 
     @property
     def _frame_is_too_long(self) -> bool:
         """Whether more is announced than a frame may have (4.2). h2 would look only once all of it, up to 16 MiB, is
         there."""
-        size = bytes(cast("Any", self.connection.incoming_buffer)._data[:3])
-        return int.from_bytes(size) > self.connection.max_inbound_frame_size
+        return self._announced > self.connection.max_inbound_frame_size
+
+    @property
+    def _announced(self) -> int:
+        """The size of the frame that has begun."""
+        return int.from_bytes(bytes(cast("Any", self.connection.incoming_buffer)._data[:3]))
+
+    @property
+    def _missing(self) -> int:
+        """How much of the frame that has begun has not come: a large one costs no more turns than its parts."""
+        return self._announced + _FRAME_HEAD_BYTES - len(cast("Any", self.connection.incoming_buffer)._data)
+
+    def _watch_head(self) -> None:
+        """Gives what has come of a head ``header_timeout`` seconds until the rest of it is there."""
+        head = self.connection.unfinished_head
+        if head == self._head:
+            return
+        self._head = head
+        self._head_complete.set()
+        if head is not None:
+            self._head_complete = trio.Event()
+            cast("Any", self.task_group).spawn(self._end_without_head, self._head_complete)
+
+    async def _end_without_head(self, complete: trio.Event) -> None:
+        with trio.move_on_after(self.header_timeout):
+            await complete.wait()
+        if not complete.is_set():
+            _log.info("head not complete", seconds=self.header_timeout)
+            await self._end(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+
+    async def _end(self, code: h2.errors.ErrorCodes) -> None:
+        await self.say_goodbye(code)
+        await self.send(Closed())
 
     async def say_goodbye(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.NO_ERROR) -> None:
         """GOAWAY (6.8)."""

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
-from h2.connection import AllowedStreamIDs, H2Connection
+from h2.connection import (
+    AllowedStreamIDs,
+    ConnectionInputs,
+    H2Connection,
+    _decode_headers,  # pyright: ignore[reportPrivateUsage]
+)
+from h2.errors import ErrorCodes
 from h2.events import Event
-from h2.exceptions import ProtocolError
-from h2.stream import H2Stream
+from h2.exceptions import ProtocolError, TooManyStreamsError
+from h2.stream import H2Stream, StreamInputs
 from h2.utilities import HeaderValidationFlags
-from hyperframe.frame import Frame
+from hyperframe.frame import Frame, HeadersFrame, PriorityFrame
 
 from app.wire.fields import TOKEN, Field, shown
 from app.wire.request_heads import HOST
@@ -27,7 +33,19 @@ _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 
 
 class Http2Connection(H2Connection):
-    """h2's connection, which goes on after a malformed request."""
+    """h2's connection, which goes on after a malformed request, and after one stream too many (5.1.2).
+
+    It heeds no priorities (5.3.2): Hypercorn would sort all streams anew for each.
+    """
+
+    _heads = 0
+
+    @property
+    def unfinished_head(self) -> int | None:
+        """The number of the head of which a part has come, another for each; None where there is no such part."""
+        buffer = cast("Any", self.incoming_buffer)
+        begun = buffer._headers_buffer or buffer._data[3:4] == b"\x01"  # HEADERS
+        return self._heads if begun else None
 
     def take_fault(self, stream_id: int) -> str | None:
         """What is wrong with the request of that stream, once; None where nothing is."""
@@ -41,6 +59,25 @@ class Http2Connection(H2Connection):
         stream = super()._begin_new_stream(stream_id, allowed_ids)
         stream.__class__ = _Stream
         return stream
+
+    def _receive_priority_frame(self, frame: HeadersFrame | PriorityFrame) -> tuple[list[Frame], list[Event]]:
+        return [], self.state_machine.process_input(ConnectionInputs.RECV_PRIORITY)
+
+    def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        self._heads += 1
+        frame.flags.discard("PRIORITY")
+        try:
+            return super()._receive_headers_frame(frame)
+        except TooManyStreamsError:
+            return self._refuse_stream(frame)
+
+    def _refuse_stream(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
+        """Its fields are read nevertheless: those of later requests refer to them (RFC 7541 2.3)."""
+        _decode_headers(self.decoder, frame.data)
+        events = self.state_machine.process_input(ConnectionInputs.RECV_HEADERS)
+        stream = self._begin_new_stream(frame.stream_id, AllowedStreamIDs.ODD)
+        stream.state_machine.process_input(StreamInputs.RECV_HEADERS)
+        return stream.reset_stream(ErrorCodes.REFUSED_STREAM), events
 
 
 class _Stream(H2Stream):

@@ -102,7 +102,8 @@ def _install_connections(settings: ServerSettings, io_threads: int) -> Connectio
     members = {"shared": connections, "threads": ThreadPool("sendfile", io_threads)}
     hypercorn_h11.WSStream = WebSocket  # type: ignore[misc]
     hypercorn_h11.HTTPStream = hypercorn_h2.HTTPStream = HttpStream  # type: ignore[misc]
-    hypercorn_protocol.H2Protocol = type("H2Protocol", (Http2,), {"stall_timeout": settings.stall_timeout})  # type: ignore[misc]
+    timeouts = {"stall_timeout": settings.stall_timeout, "header_timeout": settings.header_timeout}
+    hypercorn_protocol.H2Protocol = type("H2Protocol", (Http2,), timeouts)  # type: ignore[misc]
     hypercorn_run.TCPServer = type("TCPServer", (ClientConnection,), members)  # type: ignore[misc]
     return connections
 
@@ -138,8 +139,11 @@ def _unexpected() -> list[str]:
         **coroutines(HTTPStream, "app_send"),
         **coroutines(WSStream, "handle", "app_send", "_accept", "_handle_events", "_send_wsproto_event"),
         **coroutines(TaskGroup, "spawn_app"),
-        **methods(H2Connection, "_begin_new_stream"),
+        **methods(H2Connection, "_begin_new_stream", "_receive_headers_frame", "_receive_priority_frame"),
         **methods(H2Stream, "_process_received_headers", "_initialize_content_length", "_track_content_length"),
         "h2.frame_buffer.FrameBuffer._data": isinstance(getattr(FrameBuffer(), "_data", None), bytearray),
+        "h2.frame_buffer.FrameBuffer._headers_buffer": isinstance(
+            getattr(FrameBuffer(), "_headers_buffer", None), list
+        ),
     }
     return [name for name, as_expected in found.items() if not as_expected]
