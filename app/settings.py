@@ -201,7 +201,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SLUICE_MAX_HEAD_FIELDS", "header fields of a request at most", "100"),
     Variable("SLUICE_MAX_UPLOAD", "largest streamed body", "5GiB"),
     Variable("SLUICE_MAX_JSON", "largest body that a route reads whole", "1MiB"),
-    Variable("SLUICE_HEADER_TIMEOUT", "a request head must be complete, counted from its first byte", "10s"),
+    Variable(
+        "SLUICE_HEADER_TIMEOUT",
+        "a request head must be complete, counted from its first byte, over HTTP/1.1 and HTTP/2",
+        "10s",
+    ),
     Variable("SLUICE_IDLE_TIMEOUT", "keep-alive connection without a request", "75s"),
     Variable("SLUICE_STALL_TIMEOUT", "no byte moved while we wait on the peer", "30s"),
     Variable("SLUICE_REQUEST_DEADLINE", "a request's whole time; transfers that keep moving are exempt", "60s"),
