@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ def test_a_server_whose_log_nobody_reads_serves_and_tells_what_it_dropped(comman
     dropped = sum(line["lines"] for line in lines if line["event"] == "lines dropped")
     assert dropped == counted > 0
     assert written + dropped == _PIPELINED * _ROUNDS + 1
-    stamps = [line["timestamp"] for line in lines if _is_request(line)]
+    stamps = [datetime.fromisoformat(line["timestamp"]) for line in lines if _is_request(line)]
     assert stamps == sorted(stamps)
 
 
