@@ -137,5 +137,6 @@ async def test_everybody_gets_what_is_theirs_whoever_leaves_or_dies(tmp_path: Pa
         assert min(statistics.killed, statistics.crashed, clients.outcomes["succeeded"]) > 0, seed
         assert all(0 < seconds < 60 for seconds in clients.retries), (seed, clients.retries)
         await _echo(engine)
-    assert _open_files() <= before, seed  # of the first engine something may have been about to be closed
+    # Two may come or go with the machinery that all processes share; what a worker's death leaked would be dozens.
+    assert _open_files() <= before + 2, seed
     assert not multiprocessing.active_children()
