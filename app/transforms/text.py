@@ -83,8 +83,7 @@ class ChangeCase:
             if self._is_ascii(part):
                 yield self._case.change_ascii(part)
             else:
-                for smaller in cut(part):
-                    yield from self._mixed(smaller)
+                yield from self._mixed(part)
 
     def finish(self) -> Iterable[bytes]:
         return self._pieces(b"", final=True)
@@ -94,9 +93,6 @@ class ChangeCase:
         return self._case.takes_ascii and self._utf8.skip(part)
 
     def _mixed(self, part: bytes) -> Iterator[bytes]:
-        if self._is_ascii(part):
-            yield self._case.change_ascii(part)
-            return
         for one in slices(part):
             if self._is_ascii(one):
                 yield self._case.change_ascii(one)
